@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Everything a newcomer types. `make setup` is quick when there is nothing to do.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python3-dev python3-venv
+DEBIAN_RUN := iproute2 util-linux nginx-light haproxy ethtool nftables
+DEBIAN_TEST := libclang-rt-14-dev bpftool
+
+NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
+	pyxdp_gossip/_native.pyx pyxdp_gossip/_native.pxd pyxdp_gossip/_libxdp_build.py \
+	setup.py pyproject.toml
+
+.PHONY: help setup demo test test-full lint bench clean
+
+help:
+	@echo "make setup | demo | test | test-full | lint | clean"
+
+setup: $(VENV)/.built
+
+# Asks dpkg, not a stamp: a stamp would outlive a package that was removed.
+.PHONY: debian
+debian:
+	@missing=""; for package in $(DEBIAN_BUILD) $(DEBIAN_RUN) $(DEBIAN_TEST); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+			|| missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing:$$missing"; \
+		$(SUDO) apt-get update -q && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -q -y --no-install-recommends $$missing; fi
+
+$(VENV)/.packages: pyproject.toml | debian
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade "pip>=24" "setuptools>=77" \
+		"cython>=3.1,<4" "cffi>=1.16"
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' \
+		> $(VENV)/requirements.txt
+	$(BIN)/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE_SOURCES) | debian
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: setup
+	$(SUDO) $(BIN)/pyxdp-gossip demo
+
+test: setup lint
+	$(SUDO) $(BIN)/python -m pytest tests
+
+test-full: test
+	$(SUDO) bash tests/demo_matrix.sh
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build $(VENV) *.egg-info pyxdp_gossip/*.so pyxdp_gossip/bpf/*.o \
+		pyxdp_gossip/_native.c pyxdp_gossip/_libxdp.c

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The XDP program: passes what this host's kernel knows or may open, sends strays to their
+ * owner, floods what no table knows, and strips what other hosts sent here.
+ *
+ * The functions below return an ending (stats.h); only the entry point turns it into an XDP
+ * action. A packet whose session this kernel does not know is never passed to it: the stack
+ * could only reset the connection.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "decide.h"
+#include "kernel_knows.h"
+#include "maps.h"
+#include "session_maps.h"
+#include "tunnel.h"
+
+#define HEARTBEAT_LIMIT_NS 1000000000ull
+
+static __always_inline int agent_alive(const struct xg_config *cfg)
+{
+	/* the agent on another core may have stamped after we read the clock: signed */
+	return (__s64)(bpf_ktime_get_ns() - cfg->heartbeat_ns) < (__s64)HEARTBEAT_LIMIT_NS;
+}
+
+static __always_inline struct xg_service *find_service(const struct xg_packet *packet)
+{
+	struct xg_service_key key = {};
+
+	__builtin_memcpy(key.vip_be, packet->destination_be, 16);
+	key.port_be = packet->destination_port_be;
+	key.protocol = packet->protocol;
+	return bpf_map_lookup_elem(&services, &key);
+}
+
+/* A miss: floods it if the budget of its kind allows, and asks the agent to ask around. */
+static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
+				      const struct xg_packet *packet, __u16 slot, __u64 hash)
+{
+	int seen = remember(&recent_misses, hash);
+
+	if (seen != RECENT_HOT)
+		tell_agent(packet, XG_EVENT_MISS, slot, 0);
+	if (!within_budget(cfg, seen == RECENT_NEW ? XG_BUDGET_NEW : XG_BUDGET_SEEN))
+		return seen == RECENT_NEW ? XG_COUNT_miss_over_budget_new :
+					    XG_COUNT_miss_over_budget_seen;
+	if (cfg->flood_template == XG_NO_TEMPLATE)
+		return XG_COUNT_miss_no_flood;
+	return encapsulate(ctx, packet, cfg->flood_template, XG_MARK_FLOOD,
+			   XG_COUNT_miss_flooded);
+}
+
+/* Sends the packet to its owner, or floods it while there is no way to the owner yet. */
+static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
+				   const struct xg_packet *packet, const struct found *found,
+				   __u16 slot, int ending)
+{
+	struct xg_owner_state *state = owner_state(xg_meta_owner(found->meta));
+
+	if (state && state->template_index != XG_NO_TEMPLATE)
+		return encapsulate(ctx, packet, state->template_index, 0, ending);
+	if (ending == XG_COUNT_syn_forwarded)
+		return XG_COUNT_passed_syn;
+	return flood_miss(ctx, cfg, packet, slot, found->hash);
+}
+
+/* Steps 3 to 6: a packet that came straight from the router. */
+static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cfg,
+					struct xg_packet *packet)
+{
+	struct xg_service *service = find_service(packet);
+	struct found found = {};
+	int decision, known;
+	__u16 slot;
+
+	if (!service)
+		return XG_COUNT_passed_no_service;
+	slot = service->slot;
+	find_session(packet, slot, &found);
+	decision = xg_decide(packet, found.meta, cfg->host, agent_alive(cfg));
+	if (decision == XG_DECIDE_FORWARD_SYN)
+		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
+	if (decision != XG_DECIDE_STRAY && decision != XG_DECIDE_MISS)
+		return decision;
+	known = kernel_knows(ctx, packet);
+	if (known != XG_UNKNOWN) {
+		if (known == XG_KNOWN_FULL && remember(&recent_claims, found.hash) != RECENT_HOT)
+			tell_agent(packet, XG_EVENT_CLAIM, slot, 0);
+		return decision == XG_DECIDE_STRAY ? XG_COUNT_passed_stale_entry :
+						     XG_COUNT_passed_known;
+	}
+	if (decision == XG_DECIDE_STRAY)
+		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_stray_forwarded);
+	return flood_miss(ctx, cfg, packet, slot, found.hash);
+}
+
+/* A unicast tunnel packet that this kernel does not know: tell, and flood it, once. */
+static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_config *cfg,
+					      const struct tunnel *tunnel,
+					      const struct xg_packet *inner, __u16 slot)
+{
+	__u64 hash = session_hash(inner, slot);
+
+	if (remember(&recent_claims, ~hash) != RECENT_HOT)
+		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->peer.host);
+	if ((tunnel->mark & XG_MARK_HOP) || cfg->flood_template == XG_NO_TEMPLATE ||
+	    !within_budget(cfg, XG_BUDGET_SEEN))
+		return XG_COUNT_misdirected_dropped;
+	return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
+			   XG_COUNT_misdirected_flooded);
+}
+
+/* What becomes of the inner packet, by socket: an ending of the delivered_* kind, or another. */
+static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg,
+				       const struct tunnel *tunnel, struct xg_packet *inner)
+{
+	struct xg_service *service = find_service(inner);
+	int known;
+	__u16 slot;
+
+	if (!service)
+		return XG_COUNT_tunnel_no_service;
+	slot = service->slot;
+	if (tunnel->is_flood && xg_is_syn(inner))
+		return XG_COUNT_flood_syn;
+	if (!tunnel->is_flood && xg_is_syn(inner))
+		return XG_COUNT_delivered_syn;
+	if (!tunnel->is_flood && inner->protocol == XG_PROTO_UDP)
+		return XG_COUNT_delivered_udp;
+	known = kernel_knows(ctx, inner);
+	if (known == XG_UNKNOWN)
+		return tunnel->is_flood ? XG_COUNT_flood_unknown :
+					  handle_misdirected(ctx, cfg, tunnel, inner, slot);
+	if (!tunnel->is_flood)
+		return XG_COUNT_delivered_stray;
+	if (known == XG_KNOWN_FULL &&
+	    remember(&recent_claims, session_hash(inner, slot)) != RECENT_HOT)
+		tell_agent(inner, XG_EVENT_CLAIM, slot, 0);
+	return XG_COUNT_delivered_flood;
+}
+
+static __always_inline int is_delivery(int ending)
+{
+	return ending == XG_COUNT_delivered_stray || ending == XG_COUNT_delivered_syn ||
+	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood;
+}
+
+/* Step 2: a packet that another host sent here. */
+static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *cfg,
+					 const struct xg_packet *outer)
+{
+	struct tunnel tunnel = {};
+	struct xg_packet inner = {};
+	int ending = open_tunnel(ctx, cfg, outer, &tunnel);
+
+	if (ending != TUNNEL_OPEN)
+		return ending;
+	if (tunnel.is_probe)
+		return answer_probe(ctx, outer, &tunnel);
+	ending = parse_inner(ctx, &tunnel, &inner);
+	if (ending != TUNNEL_OPEN)
+		return ending;
+	ending = judge_inner(ctx, cfg, &tunnel, &inner);
+	return is_delivery(ending) ? strip(ctx, cfg, outer, &inner, ending) : ending;
+}
+
+static __always_inline int is_tunnel(const struct xg_config *cfg, const struct xg_packet *packet)
+{
+	return packet->family == 4 && packet->protocol == XG_PROTO_UDP &&
+	       packet->destination_port_be == cfg->tunnel_port_be &&
+	       (packet->destination_be[3] == cfg->address_be ||
+		packet->destination_be[3] == cfg->flood_group_be);
+}
+
+static __always_inline int handle(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct xg_config *cfg = the_config();
+	struct xg_packet packet = {};
+
+	if (!cfg)
+		return XG_COUNT_passed_unparsed;
+	switch (xg_parse_frame(data, end, &packet)) {
+	case XG_PARSE_OK:
+		return is_tunnel(cfg, &packet) ? handle_tunnel(ctx, cfg, &packet) :
+						 handle_plain(ctx, cfg, &packet);
+	case XG_PARSE_NOT_IP:
+		return XG_COUNT_passed_not_ip;
+	case XG_PARSE_FRAGMENT:
+		return XG_COUNT_passed_fragment;
+	default:
+		return XG_COUNT_passed_unparsed;
+	}
+}
+
+#define ENDING_ACTION(name, action, sentence) \
+	case XG_COUNT_##name:                 \
+		return XDP_##action;
+
+static __always_inline int action_of(int ending)
+{
+	switch (ending) {
+		XG_ENDINGS(ENDING_ACTION)
+	default:
+		return XDP_PASS;
+	}
+}
+
+SEC("xdp")
+int xg_redirect(struct xdp_md *ctx)
+{
+	int ending = handle(ctx);
+
+	count(ending);
+	return action_of(ending);
+}
+
+/* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if this kernel knows the session of
+ * the frame and the segment fits. Counts nothing and tells nobody. */
+SEC("xdp")
+int xg_question(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct xg_packet packet = {};
+
+	if (xg_parse_frame(data, end, &packet) != XG_PARSE_OK)
+		return XDP_ABORTED;
+	return kernel_knows(ctx, &packet) != XG_UNKNOWN ? XDP_PASS : XDP_DROP;
+}
+
+/* At tc ingress, behind the XDP program: veth decides that a frame is multicast before XDP has
+ * rewritten its destination, and TCP drops what is not for this host. */
+SEC("tc")
+int xg_host_type(struct __sk_buff *skb)
+{
+	struct xg_config *cfg = the_config();
+	__u8 difference = 0, destination[6];
+
+	if (!cfg || skb->pkt_type == 0 ||
+	    bpf_skb_load_bytes(skb, 0, destination, sizeof(destination)))
+		return -1;	/* TC_ACT_UNSPEC: as if we were not there */
+	for (int i = 0; i < 6; i++)
+		difference |= destination[i] ^ cfg->mac[i];
+	if (difference == 0)
+		bpf_skb_change_type(skb, 0);	/* PACKET_HOST */
+	return -1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

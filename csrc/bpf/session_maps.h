@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The maps of the XDP program and their readers: sessions, owners, budgets, recent flows.
+ */
+#ifndef XG_BPF_SESSION_MAPS_H
+#define XG_BPF_SESSION_MAPS_H
+
+#include "maps.h"
+#include "session_lookup.h"
+
+#define RECENT_HOT_MS 100	/* an event for the agent at most this often for one flow */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2);		/* the loader sets the real number */
+	__type(key, __u32);
+	__type(value, struct xg_bucket4);
+} sessions4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct xg_bucket6);
+} sessions6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XG_OWNERS);
+	__type(key, __u32);
+	__type(value, struct xg_owner_state);
+} owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XG_TEMPLATES);
+	__type(key, __u32);
+	__type(value, struct xg_template);
+} templates SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, XG_PEERS);
+	__type(key, struct xg_peer_key);
+	__type(value, struct xg_peer);
+} peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, XG_RING_BYTES);
+} packet_events SEC(".maps");
+
+struct recent {
+	__u32 tag;	/* of the flow's keyed hash */
+	__u32 at_ms;	/* when the agent was told last */
+};
+
+struct recent_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, XG_RECENT);
+	__type(key, __u32);
+	__type(value, struct recent);
+};
+
+struct recent_map recent_misses SEC(".maps");
+struct recent_map recent_claims SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, XG_BUDGETS);
+	__type(key, __u32);
+	__type(value, __u64);	/* when the budget is full again, CLOCK_MONOTONIC */
+} budgets SEC(".maps");
+
+struct found {
+	__u64 hash;
+	__u64 meta;	/* of a valid entry, or 0 */
+};
+
+static __always_inline struct xg_owner_state *owner_state(__u32 host)
+{
+	return bpf_map_lookup_elem(&owners, &host);
+}
+
+static __always_inline __u64 valid_meta(__u64 meta)
+{
+	struct xg_owner_state *slot, state;
+
+	if (!meta)
+		return 0;
+	slot = owner_state(xg_meta_owner(meta));
+	if (!slot)
+		return 0;
+	*(__u64 *)&state = *(volatile __u64 *)slot;
+	return xg_meta_valid(meta, state) ? meta : 0;
+}
+
+static __always_inline __u64 key4_of(const struct xg_packet *packet, __u16 slot)
+{
+	return (__u64)packet->source_be[3] | (__u64)packet->source_port_be << 32 |
+	       (__u64)slot << 48;
+}
+
+static __always_inline void key6_of(const struct xg_packet *packet, __u16 slot, __u64 key[3])
+{
+	key[0] = packet->source_be[0] | (__u64)packet->source_be[1] << 32;
+	key[1] = packet->source_be[2] | (__u64)packet->source_be[3] << 32;
+	key[2] = packet->source_port_be | (__u64)slot << 16;
+}
+
+/* The table's header: element 0 of its array. */
+static __always_inline struct xg_table_header *table_header(int family)
+{
+	__u32 zero = 0;
+
+	return family == 4 ? bpf_map_lookup_elem(&sessions4, &zero) :
+			     bpf_map_lookup_elem(&sessions6, &zero);
+}
+
+static __always_inline __u64 hash_with(const struct xg_table_header *header,
+				       const struct xg_packet *packet, __u16 slot)
+{
+	__u64 key[3];
+
+	if (packet->family == 4)
+		return xg_hash4(header->hash_key, key4_of(packet, slot));
+	key6_of(packet, slot, key);
+	return xg_hash6(header->hash_key, key);
+}
+
+static __always_inline __u64 session_hash(const struct xg_packet *packet, __u16 slot)
+{
+	struct xg_table_header *header = table_header(packet->family);
+
+	return header ? hash_with(header, packet, slot) : 0;
+}
+
+static __always_inline __u64 probe4(__u32 bucket, __u64 key, __u32 check)
+{
+	__u32 element = bucket + 1;
+	struct xg_bucket4 *b = bpf_map_lookup_elem(&sessions4, &element);
+
+	return b ? xg_bucket4_find(b, key, check) : 0;
+}
+
+static __always_inline __u64 probe6(__u32 bucket, const __u64 key[3], __u32 check)
+{
+	__u32 element = bucket + 1;
+	struct xg_bucket6 *b = bpf_map_lookup_elem(&sessions6, &element);
+
+	return b ? xg_bucket6_find(b, key, check) : 0;
+}
+
+/* Looks in both buckets; again if an entry was moved between the two looks. */
+static __noinline void find_session(const struct xg_packet *packet, __u16 slot,
+					 struct found *found)
+{
+	struct xg_table_header *header = table_header(packet->family);
+	__u32 check, first, second;
+	__u64 key[3], meta, moves;
+
+	if (!header)
+		return;
+	found->hash = hash_with(header, packet, slot);
+	check = xg_hash_check(found->hash);
+	first = xg_hash_bucket1(found->hash, header->bucket_mask);
+	second = xg_hash_bucket2(found->hash, header->bucket_mask);
+#pragma unroll
+	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
+		moves = *(volatile __u64 *)&header->moves;
+		if (packet->family == 4) {
+			__u64 key4 = key4_of(packet, slot);
+
+			meta = probe4(first, key4, check);
+			if (!meta)
+				meta = probe4(second, key4, check);
+		} else {
+			key6_of(packet, slot, key);
+			meta = probe6(first, key, check);
+			if (!meta)
+				meta = probe6(second, key, check);
+		}
+		if (meta || moves == *(volatile __u64 *)&header->moves)
+			break;
+	}
+	found->meta = valid_meta(meta);
+}
+
+#define RECENT_NEW 0	/* not remembered: remembered now */
+#define RECENT_SEEN 1	/* remembered, and the agent was not told lately */
+#define RECENT_HOT 2	/* remembered, and the agent was told a moment ago */
+
+/* A small memory of flows, overwritten by newer ones; a wrong answer costs one budget token. */
+static __always_inline int remember(void *map, __u64 hash)
+{
+	__u32 now_ms = (__u32)(bpf_ktime_get_ns() / 1000000);
+	__u32 index = (__u32)hash & (XG_RECENT - 1);
+	__u32 tag = (__u32)(hash >> 32);
+	struct recent *recent = bpf_map_lookup_elem(map, &index);
+	int seen;
+
+	if (!recent)
+		return RECENT_HOT;
+	seen = recent->tag == tag && recent->at_ms != 0;
+	if (seen && now_ms - recent->at_ms < RECENT_HOT_MS)
+		return RECENT_HOT;
+	recent->tag = tag;
+	recent->at_ms = now_ms;
+	return seen ? RECENT_SEEN : RECENT_NEW;
+}
+
+/* Generic cell rate: one 64-bit "full again at" a budget. Two cores may race for one token;
+ * the budget is a limit against storms, not an account. */
+static __always_inline int within_budget(const struct xg_config *cfg, __u32 budget)
+{
+	__u64 *full_at = bpf_map_lookup_elem(&budgets, &budget);
+	__u64 now = bpf_ktime_get_ns();
+	__u64 start;
+
+	if (!full_at)
+		return 0;
+	if (cfg->budget_interval_ns[budget & 1] == 0)
+		return 1;
+	start = *full_at > now ? *full_at : now;
+	if (start - now > cfg->budget_burst_ns)
+		return 0;
+	*full_at = start + cfg->budget_interval_ns[budget & 1];
+	return 1;
+}
+
+static __noinline void tell_agent(const struct xg_packet *packet, __u8 kind, __u16 slot,
+				       __u16 host)
+{
+	struct xg_event *event = bpf_ringbuf_reserve(&packet_events, sizeof(*event), 0);
+	__u32 address_be[4];
+
+	if (!event) {
+		count(XG_COUNT_packet_events_lost);
+		return;
+	}
+	__builtin_memcpy(address_be, packet->source_be, 16);
+	if (packet->family == 4) {
+		address_be[0] = address_be[3];
+		address_be[2] = address_be[3] = 0;
+	}
+	event->kind = kind;
+	event->family = packet->family;
+	event->slot = slot;
+	event->port_be = packet->source_port_be;
+	event->host = host;
+	event->seq = packet->seq;
+	event->ack = packet->ack;
+	__builtin_memcpy(event->address, address_be, 16);
+	event->at_ns = bpf_ktime_get_ns();
+	bpf_ringbuf_submit(event, 0);
+}
+
+#endif

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The structs that the loader writes and the BPF programs read, beside those of xg_types.h.
+ *
+ * Included by BPF and by the Cython extension, which fills them: no BPF helper is named here.
+ */
+#ifndef XG_BPF_SHARED_H
+#define XG_BPF_SHARED_H
+
+#include <linux/types.h>
+
+#define XG_TEMPLATES 1024	/* hosts of one POP, twice (a template is replaced, not edited) */
+#define XG_SERVICES 1024
+#define XG_PEERS 1024
+#define XG_RECENT 65536		/* flows remembered to tell a repeated miss from a new one */
+#define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */
+#define XG_COOKIES 2		/* of the present and of the previous key */
+
+#define XG_BUDGET_NEW 0		/* misses seen for the first time */
+#define XG_BUDGET_SEEN 1	/* misses seen before: mostly a live client that sends again */
+#define XG_BUDGETS 2
+
+/* Written by the agent, one 64-bit store for what changes while packets flow. */
+struct xg_config {
+	__u64 heartbeat_ns;	/* CLOCK_MONOTONIC; older than 1 s: the agent does not run */
+	__u64 netns_cookie;	/* sockets of other network namespaces are not ours */
+	__u64 budget_interval_ns[XG_BUDGETS];	/* between two floods; 0: no limit */
+	__u64 budget_burst_ns;	/* how far a budget may run ahead */
+	__u32 address_be;	/* underlay address of this host */
+	__u32 flood_group_be;
+	__u16 tunnel_port_be;
+	__u16 host;
+	__u16 flood_template;	/* index, or XG_NO_TEMPLATE */
+	__u8 mac[6];
+	__u32 reserved;
+};
+
+struct xg_service_key {
+	__u32 vip_be[4];	/* IPv6, or v4-mapped */
+	__u16 port_be;
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct xg_service {
+	__u16 slot;
+	__u16 reserved;
+};
+
+struct xg_peer_key {
+	__u32 address_be[4];	/* outer source address, v4-mapped */
+};
+
+struct xg_peer {
+	__u16 host;
+	__u16 reserved[3];
+	__u64 unicast_cookie[XG_COOKIES];	/* from the peer to this host */
+	__u64 flood_cookie[XG_COOKIES];		/* from the peer to the flood group */
+	__u64 reply_cookie;			/* from this host to the peer */
+};
+
+_Static_assert(sizeof(struct xg_config) == 64, "shared with the loader");
+_Static_assert(sizeof(struct xg_service_key) == 20, "shared with the loader");
+_Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");
+
+#endif

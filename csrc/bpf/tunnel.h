@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Tunnel packets in XDP: encapsulate, check, strip, and answer a liveness probe.
+ *
+ * The sender of a tunnel packet is known by its outer address and proves itself by a cookie;
+ * nothing of the inner packet is read before both are checked.
+ */
+#ifndef XG_BPF_TUNNEL_H
+#define XG_BPF_TUNNEL_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "header_template.h"
+#include "session_maps.h"
+
+#define TUNNEL_OPEN (-1)	/* no ending yet: go on */
+#define L2_MAX (XG_ETH_LEN + XG_VLAN_TAGS * XG_VLAN_LEN)
+
+struct tunnel {
+	struct xg_peer peer;
+	__u16 gue_offset;
+	__u8 mark;
+	__u8 proto;	/* of the inner packet */
+	__u8 is_flood;
+	__u8 is_probe;
+};
+
+/* Puts the template in the place of the packet's Ethernet header. The packet's IP header must
+ * lie at packet->l3_offset. Returns `ending`, or why it could not be done. */
+static __noinline int encapsulate(struct xdp_md *ctx, const struct xg_packet *packet,
+				       __u32 index, __u8 mark, int ending)
+{
+	struct xg_template *tmpl = bpf_map_lookup_elem(&templates, &index);
+	void *data, *end;
+
+	if (!tmpl || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
+		return XG_COUNT_miss_no_flood;
+	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
+		return XG_COUNT_too_big;
+	if (bpf_xdp_adjust_head(ctx, (int)packet->l3_offset - (int)tmpl->len))
+		return XG_COUNT_no_headroom;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	return xg_template_apply(data, end, tmpl, packet, mark) ? ending : XG_COUNT_no_headroom;
+}
+
+/* Checks the GUE header, the sender and its cookie. Returns TUNNEL_OPEN or an ending. */
+static __always_inline int open_tunnel(struct xdp_md *ctx, const struct xg_config *cfg,
+				       const struct xg_packet *outer, struct tunnel *tunnel)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u32 offset = (outer->l4_offset & 0x7ff) + XG_UDP_LEN;
+	struct xg_gue *gue = data + offset;
+	struct xg_owner_state *state;
+	struct xg_peer_key key = {};
+	struct xg_peer *peer;
+	const __u64 *cookies;
+
+	if ((void *)(gue + 1) > end)
+		return XG_COUNT_tunnel_malformed;
+	__builtin_memcpy(key.address_be, outer->source_be, 16);
+	peer = bpf_map_lookup_elem(&peers, &key);
+	if (!peer)
+		return XG_COUNT_tunnel_bad_source;
+	state = owner_state(peer->host);
+	if (!state || !(state->flags & XG_OWNER_ACTIVE))
+		return XG_COUNT_tunnel_bad_source;
+	tunnel->is_flood = outer->destination_be[3] == cfg->flood_group_be ||
+			   (gue->mark & XG_MARK_FLOOD);
+	cookies = outer->destination_be[3] == cfg->flood_group_be ? peer->flood_cookie :
+								    peer->unicast_cookie;
+	if (gue->cookie != cookies[0] && gue->cookie != cookies[1])
+		return XG_COUNT_tunnel_bad_cookie;
+	if (gue->flags_be != 0 || gue->format != XG_GUE_FORMAT)
+		return XG_COUNT_tunnel_malformed;
+	tunnel->is_probe = gue->version_hlen == XG_GUE_CONTROL && gue->proto_ctype == XG_GUE_PROBE;
+	if (!tunnel->is_probe && gue->version_hlen != XG_GUE_DATA)
+		return XG_COUNT_tunnel_malformed;
+	tunnel->peer = *peer;
+	tunnel->gue_offset = (__u16)offset;
+	tunnel->mark = gue->mark;
+	tunnel->proto = gue->proto_ctype;
+	return TUNNEL_OPEN;
+}
+
+static __always_inline int parse_inner(struct xdp_md *ctx, const struct tunnel *tunnel,
+				       struct xg_packet *inner)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u32 offset = (tunnel->gue_offset & 0x7ff) + XG_GUE_LEN;
+	int reason;
+
+	inner->l3_offset = (__u16)offset;
+	if (tunnel->proto == XG_PROTO_IPIP)
+		reason = xg_parse_ipv4(data + offset, end, inner);
+	else if (tunnel->proto == XG_PROTO_IPV6)
+		reason = xg_parse_ipv6(data + offset, end, inner);
+	else
+		return XG_COUNT_tunnel_malformed;
+	return reason == XG_PARSE_OK ? TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
+}
+
+/* RFC 6040 4.2: the inner packet's new ECN field, or -1 if it must be dropped. */
+static __always_inline int combine_ecn(__u8 inner, __u8 outer)
+{
+	inner &= 3;
+	outer &= 3;
+	if (outer == 3)
+		return inner == 0 ? -1 : 3;
+	return inner == 2 && outer == 1 ? 1 : inner;
+}
+
+static __always_inline void set_ecn4(struct xg_ipv4 *ip, __u8 ecn)
+{
+	__u8 tos = (ip->tos & ~3) | ecn;
+	/* RFC 1624: HC' = ~(~HC + ~m + m') */
+	__u32 sum = (__u16)~XG_BE16(ip->check_be) + (__u16)~ip->tos + tos;
+
+	ip->tos = tos;
+	ip->check_be = XG_BE16((__u16)~xg_fold(sum));
+}
+
+/* Takes the outer headers off and hands the inner packet to this host's stack: the Ethernet
+ * header and VLAN tags move to the front of it, addressed to this host. */
+static __always_inline int strip(struct xdp_md *ctx, const struct xg_config *cfg,
+				 const struct xg_packet *outer, const struct xg_packet *inner,
+				 int ending)
+{
+	int ecn = combine_ecn(inner->tos, outer->tos);
+	__u32 l2_len = outer->l3_offset;
+	__u8 l2[L2_MAX] = {};
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (ecn < 0)
+		return XG_COUNT_tunnel_ecn_dropped;
+	if (data + L2_MAX > end)
+		return XG_COUNT_tunnel_malformed;
+	__builtin_memcpy(l2, data, L2_MAX);
+	if (bpf_xdp_adjust_head(ctx, (int)inner->l3_offset - (int)l2_len))
+		return XG_COUNT_no_headroom;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + L2_MAX + XG_IPV4_LEN > end)
+		return XG_COUNT_tunnel_malformed;
+	__builtin_memcpy(l2, cfg->mac, 6);
+	__u16 ethertype_be = XG_BE16(inner->family == 4 ? XG_ETHERTYPE_IPV4 : XG_ETHERTYPE_IPV6);
+
+	if (l2_len == XG_ETH_LEN) {
+		__builtin_memcpy(l2 + 12, &ethertype_be, 2);
+		__builtin_memcpy(data, l2, 14);
+	} else if (l2_len == XG_ETH_LEN + XG_VLAN_LEN) {
+		__builtin_memcpy(l2 + 16, &ethertype_be, 2);
+		__builtin_memcpy(data, l2, 18);
+	} else if (l2_len == L2_MAX) {
+		__builtin_memcpy(l2 + 20, &ethertype_be, 2);
+		__builtin_memcpy(data, l2, 22);
+	} else {
+		return XG_COUNT_tunnel_malformed;
+	}
+	if (ecn != (inner->tos & 3)) {
+		void *l3 = data + (l2_len & 0x1f);
+
+		if (l3 + XG_IPV4_LEN > end)
+			return XG_COUNT_tunnel_malformed;
+		if (inner->family == 4)
+			set_ecn4(l3, (__u8)ecn);
+		else	/* the traffic class straddles two bytes; its ECN bits lie in the second */
+			((__u8 *)l3)[1] = (((__u8 *)l3)[1] & 0xcf) | (__u8)(ecn << 4);
+	}
+	return ending;
+}
+
+/* Sends a probe back where it came from, with the cookie of this direction. */
+static __always_inline int answer_probe(struct xdp_md *ctx, const struct xg_packet *outer,
+					const struct tunnel *tunnel)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct xg_eth *eth = data;
+	struct xg_ipv4 *ip = data + (outer->l3_offset & 0x1f);
+	struct xg_udp *udp = data + (outer->l4_offset & 0x7f);
+	struct xg_gue *gue = data + (tunnel->gue_offset & 0x7f);
+	__u8 mac[6];
+	__u32 address_be;
+	__u16 port_be;
+
+	if ((void *)(eth + 1) > end || (void *)(ip + 1) > end || (void *)(udp + 1) > end ||
+	    (void *)(gue + 1) > end)
+		return XG_COUNT_tunnel_malformed;
+	__builtin_memcpy(mac, eth->destination, 6);
+	__builtin_memcpy(eth->destination, eth->source, 6);
+	__builtin_memcpy(eth->source, mac, 6);
+	address_be = ip->source_be;	/* swapped: the header's sum stays as it is */
+	ip->source_be = ip->destination_be;
+	ip->destination_be = address_be;
+	port_be = udp->source_port_be;
+	udp->source_port_be = udp->destination_port_be;
+	udp->destination_port_be = port_be;
+	udp->check_be = 0;
+	gue->proto_ctype = XG_GUE_PROBE_REPLY;
+	gue->cookie = tunnel->peer.reply_cookie;
+	return XG_COUNT_probe_answered;
+}
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The decision table for a packet of a service that came without a tunnel header.
+ *
+ * Pure: packet, table's answer and the agent's state in, an ending or a question out. The same
+ * code decides in the XDP program, in the C forwarder and in what explains a packet's way. The
+ * rows are documented, with their reasons, in docs/decision-table.md.
+ */
+#ifndef XG_DECIDE_H
+#define XG_DECIDE_H
+
+#include "packet_parse.h"
+#include "session_lookup.h"
+#include "stats.h"
+#include "xg_types.h"
+
+/* Beyond the endings: what must be asked or done next. */
+enum xg_decision {
+	XG_DECIDE_FORWARD_SYN = XG_COUNTERS,	/* encapsulate to the owner, no question */
+	XG_DECIDE_STRAY,			/* the owner's, unless this kernel knows it */
+	XG_DECIDE_MISS,				/* flood it, unless this kernel knows it */
+};
+
+XG_INLINE int xg_is_syn(const struct xg_packet *packet)
+{
+	return packet->protocol == XG_PROTO_TCP &&
+	       (packet->tcp_flags & (XG_TCP_SYN | XG_TCP_ACK | XG_TCP_RST)) == XG_TCP_SYN;
+}
+
+/* The row "not in the table". */
+XG_INLINE int xg_decide_absent(const struct xg_packet *packet)
+{
+	if (packet->protocol == XG_PROTO_UDP)
+		return XG_COUNT_passed_udp_new;
+	return xg_is_syn(packet) ? XG_COUNT_passed_syn : XG_DECIDE_MISS;
+}
+
+/* `meta` is a valid entry's meta word, or 0. Returns an ending or an xg_decision. */
+XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_host,
+			int agent_alive)
+{
+	__u16 owner = xg_meta_owner(meta);
+
+	if (packet->protocol == XG_PROTO_TCP &&
+	    !(packet->tcp_flags & (XG_TCP_SYN | XG_TCP_ACK | XG_TCP_RST)))
+		return XG_COUNT_dropped_no_flags;
+	if (meta == 0)
+		return xg_decide_absent(packet);
+	if (owner == XG_HOST_UNOWNED)
+		return XG_COUNT_passed_unowned;
+	if (owner != own_host)
+		return xg_is_syn(packet) ? XG_DECIDE_FORWARD_SYN : XG_DECIDE_STRAY;
+	/* A lingering entry of our own may be a TIME_WAIT socket that is gone: ask the kernel. */
+	if (agent_alive && !(xg_meta_flags(meta) & XG_META_LINGER))
+		return XG_COUNT_passed_own;
+	return xg_decide_absent(packet);
+}
+
+#endif

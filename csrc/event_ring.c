@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Reads a BPF ring buffer of struct xg_event in bursts. The layout is the kernel's: a page with
+ * the consumer position, a page with the producer position, the data mapped twice in a row.
+ */
+#include "event_ring.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/bpf.h>
+
+struct xg_event_ring {
+	uint64_t *consumer;
+	const uint64_t *producer;
+	const uint8_t *data;
+	size_t bytes;
+	size_t page;
+};
+
+int xg_event_ring_open(int fd, size_t bytes, struct xg_event_ring **out)
+{
+	struct xg_event_ring *ring;
+	void *rw, *ro;
+	int rc;
+
+	if (bytes == 0 || (bytes & (bytes - 1)))
+		return -EINVAL;
+	ring = calloc(1, sizeof(*ring));
+	if (!ring)
+		return -ENOMEM;
+	ring->page = (size_t)sysconf(_SC_PAGESIZE);
+	ring->bytes = bytes;
+	rw = mmap(NULL, ring->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (rw == MAP_FAILED) {
+		rc = -errno;
+		goto free_ring;
+	}
+	ro = mmap(NULL, ring->page + 2 * bytes, PROT_READ, MAP_SHARED, fd, (off_t)ring->page);
+	if (ro == MAP_FAILED) {
+		rc = -errno;
+		goto unmap_rw;
+	}
+	ring->consumer = rw;
+	ring->producer = ro;
+	ring->data = (const uint8_t *)ro + ring->page;
+	*out = ring;
+	return 0;
+
+unmap_rw:
+	munmap(rw, ring->page);
+free_ring:
+	free(ring);
+	return rc;
+}
+
+size_t xg_event_ring_read(struct xg_event_ring *ring, struct xg_event *events, size_t limit)
+{
+	uint64_t position = __atomic_load_n(ring->consumer, __ATOMIC_RELAXED);
+	/* acquire: the records up to the producer's position are written */
+	uint64_t end = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE);
+	size_t count = 0;
+
+	while (position < end && count < limit) {
+		const uint8_t *record = ring->data + (position & (ring->bytes - 1));
+		/* acquire: a record is complete once its busy bit is clear */
+		uint32_t head = __atomic_load_n((const uint32_t *)record, __ATOMIC_ACQUIRE);
+		uint32_t len = head & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+
+		if (head & BPF_RINGBUF_BUSY_BIT)
+			break;
+		if (!(head & BPF_RINGBUF_DISCARD_BIT) && len == sizeof(*events))
+			memcpy(&events[count++], record + BPF_RINGBUF_HDR_SZ, sizeof(*events));
+		position += (BPF_RINGBUF_HDR_SZ + len + 7u) & ~7u;
+	}
+	/* release: the kernel may write over the records only after we have copied them */
+	__atomic_store_n(ring->consumer, position, __ATOMIC_RELEASE);
+	return count;
+}
+
+void xg_event_ring_close(struct xg_event_ring *ring)
+{
+	if (!ring)
+		return;
+	munmap(ring->consumer, ring->page);
+	munmap((void *)(uintptr_t)ring->producer, ring->page + 2 * ring->bytes);
+	free(ring);
+}

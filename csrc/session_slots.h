@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The writer's view of the session table: its struct, its slots and how one is changed.
+ *
+ * Private to session_table.c and session_room.c. A slot is numbered bucket * 4 + place; its
+ * entry lies in shared memory, its cold part in an array beside it. Every store to shared memory
+ * is a release: a reader that sees a later store sees the earlier ones too (session_lookup.h
+ * says what it makes of that). On x86-64 a release store is a plain one.
+ */
+#ifndef XG_SESSION_SLOTS_H
+#define XG_SESSION_SLOTS_H
+
+#include <stdbool.h>
+
+#include "session_table.h"
+
+#define XG_NO_SLOT UINT32_MAX
+
+struct xg_session_table {
+	__u64 *memory;	/* header, then buckets; shared with readers */
+	struct xg_table_header *header;
+	const struct xg_owner_state *owners;
+	struct xg_session_cold *cold;
+	size_t memory_len;
+	size_t cold_len;
+	__u32 bucket_mask;
+	__u32 key_words;	/* 1 or 3 */
+	bool own_memory;
+	__u64 used;
+	__u64 refused;
+	__u64 evicted;
+};
+
+/* ---- places ---- */
+
+static inline __u64 *entry_at(const struct xg_session_table *t, __u32 slot)
+{
+	size_t words = t->key_words + 1;
+
+	return t->memory + ((size_t)slot + XG_BUCKET_ENTRIES) * words;
+}
+
+static inline __u64 meta_at(const struct xg_session_table *t, __u32 slot)
+{
+	return XG_LOAD64(entry_at(t, slot) + t->key_words);
+}
+
+static inline void set_meta(struct xg_session_table *t, __u32 slot, __u64 meta)
+{
+	/* Release: the entry's key, and every earlier change of the table, goes first. */
+	__atomic_store_n(entry_at(t, slot) + t->key_words, meta, __ATOMIC_RELEASE);
+}
+
+static inline void set_key(struct xg_session_table *t, __u32 slot, const __u64 *key)
+{
+	/* Release: a reader that sees the slot reused must see the move that freed it. */
+	for (__u32 i = 0; i < t->key_words; i++)
+		__atomic_store_n(entry_at(t, slot) + i, key[i], __ATOMIC_RELEASE);
+}
+
+static inline bool has_key(const struct xg_session_table *t, __u32 slot, const __u64 *key)
+{
+	return memcmp(entry_at(t, slot), key, t->key_words * sizeof(*key)) == 0;
+}
+
+static inline __u64 hash_of(const struct xg_session_table *t, const __u64 *key)
+{
+	return t->key_words == 1 ? xg_hash4(t->header->hash_key, key[0]) :
+				   xg_hash6(t->header->hash_key, key);
+}
+
+static inline bool is_valid(const struct xg_session_table *t, __u64 meta)
+{
+	return xg_meta_valid(meta, xg_owner_load(&t->owners[xg_meta_owner(meta)]));
+}
+
+static inline bool is_used(__u64 meta)
+{
+	return xg_meta_flags(meta) & XG_META_USED;
+}
+
+/* May go when room is needed: closed already, or no session at all. */
+static inline bool is_evictable(__u64 meta)
+{
+	return (xg_meta_flags(meta) & XG_META_LINGER) || xg_meta_owner(meta) == XG_HOST_UNOWNED;
+}
+
+static inline void clear_slot(struct xg_session_table *t, __u32 slot)
+{
+	if (!is_used(meta_at(t, slot)))
+		return;
+	set_meta(t, slot, 0);
+	t->used--;
+}
+
+/* Empty or void: the writer may take it. */
+static inline __u32 free_slot_in(const struct xg_session_table *t, __u32 bucket)
+{
+	__u32 slot = bucket * XG_BUCKET_ENTRIES;
+
+	for (int i = 0; i < XG_BUCKET_ENTRIES; i++, slot++)
+		if (!is_valid(t, meta_at(t, slot)))
+			return slot;
+	return XG_NO_SLOT;
+}
+
+/* Both buckets of `hash` are full of valid entries: move entries, or let go the oldest one that
+ * is closed already. Returns a slot of one of the two buckets, or XG_NO_SLOT. */
+__u32 xg_session_make_room(struct xg_session_table *t, __u64 hash, __u32 now_ms);
+
+#endif

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The session table: create, look up, put, remove, walk.
+ */
+#define _GNU_SOURCE
+#include "session_slots.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/* ---- create and destroy ---- */
+
+static size_t bucket_bytes(int family)
+{
+	return family == 4 ? sizeof(struct xg_bucket4) : sizeof(struct xg_bucket6);
+}
+
+size_t xg_session_table_bytes(int family, __u32 buckets)
+{
+	if (family != 4 && family != 6)
+		return 0;
+	if (buckets < XG_TABLE_BUCKETS_MIN || buckets > XG_TABLE_BUCKETS_MAX ||
+	    (buckets & (buckets - 1)))
+		return 0;
+	return ((size_t)buckets + 1) * bucket_bytes(family);
+}
+
+static void *map_anonymous(size_t len)
+{
+	void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	/* Fewer TLB misses for random look-ups; where the kernel says no, small pages serve. */
+	(void)madvise(memory, len, MADV_HUGEPAGE);
+	return memory;
+}
+
+static void format_memory(struct xg_session_table *t, int family, const __u64 hash_key[2])
+{
+	struct xg_table_header *header = t->header;
+
+	/* Fresh anonymous memory is zero already: do not touch its pages. */
+	for (__u32 slot = 0; !t->own_memory && slot <= (t->bucket_mask << 2 | 3); slot++)
+		if (meta_at(t, slot))
+			set_meta(t, slot, 0);
+	memset(header, 0, sizeof(*header));
+	header->layout = XG_TABLE_LAYOUT;
+	header->family = (__u32)family;
+	header->bucket_mask = t->bucket_mask;
+	header->hash_key[0] = hash_key[0];
+	header->hash_key[1] = hash_key[1];
+	/* Release: whoever sees the magic number sees a complete header. */
+	__atomic_store_n(&header->magic, XG_TABLE_MAGIC, __ATOMIC_RELEASE);
+}
+
+static int adopt_memory(struct xg_session_table *t, int family)
+{
+	const struct xg_table_header *header = t->header;
+
+	if (t->own_memory || header->magic != XG_TABLE_MAGIC || header->layout != XG_TABLE_LAYOUT ||
+	    header->family != (__u32)family || header->bucket_mask != t->bucket_mask)
+		return -EUCLEAN;
+	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++)
+		t->used += is_used(meta_at(t, slot));
+	/* Epochs of void entries may be used again: nobody counted how far they are. */
+	xg_session_table_sweep_void(t);
+	return 0;
+}
+
+int xg_session_table_create(struct xg_session_table **table, int family, __u32 buckets,
+			    void *memory, size_t len, const struct xg_owner_state *owners,
+			    const __u64 hash_key[2])
+{
+	size_t needed = xg_session_table_bytes(family, buckets);
+	struct xg_session_table *t;
+	int rc = -ENOMEM;
+
+	if (!needed || !owners || (uintptr_t)memory % sizeof(__u64))
+		return -EINVAL;
+	if (memory && len < needed)
+		return -ENOSPC;
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	t->key_words = family == 4 ? 1 : 3;
+	t->bucket_mask = buckets - 1;
+	t->owners = owners;
+	t->own_memory = !memory;
+	t->memory_len = needed;
+	t->memory = memory ? memory : map_anonymous(needed);
+	if (!t->memory)
+		goto free_table;
+	t->header = (struct xg_table_header *)t->memory;
+	t->cold_len = (size_t)buckets * XG_BUCKET_ENTRIES * sizeof(*t->cold);
+	t->cold = map_anonymous(t->cold_len);
+	if (!t->cold)
+		goto unmap_memory;
+	if (hash_key)
+		format_memory(t, family, hash_key);
+	else if ((rc = adopt_memory(t, family)) < 0)
+		goto unmap_cold;
+	*table = t;
+	return 0;
+unmap_cold:
+	munmap(t->cold, t->cold_len);
+unmap_memory:
+	if (t->own_memory)
+		munmap(t->memory, t->memory_len);
+free_table:
+	free(t);
+	return rc;
+}
+
+void xg_session_table_destroy(struct xg_session_table *t)
+{
+	if (!t)
+		return;
+	munmap(t->cold, t->cold_len);
+	if (t->own_memory)
+		munmap(t->memory, t->memory_len);
+	free(t);
+}
+
+/* ---- look-up ---- */
+
+static __u64 probe(const struct xg_session_table *t, __u32 bucket, const __u64 *key,
+		      __u32 check)
+{
+	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
+
+	if (t->key_words == 1)
+		return xg_bucket4_find((const struct xg_bucket4 *)entries, key[0], check);
+	return xg_bucket6_find((const struct xg_bucket6 *)entries, key, check);
+}
+
+static __u64 find_valid(const struct xg_session_table *t, const __u64 *key, __u64 hash)
+{
+	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
+	__u32 check = xg_hash_check(hash);
+	__u64 meta = 0;
+
+	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
+		/* Acquire: with a raised counter comes the copy that it announces. */
+		__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
+
+		meta = probe(t, first, key, check);
+		if (!meta)
+			meta = probe(t, second, key, check);
+		if (meta)
+			break;
+		/* Acquire: the counter is read after the probes, not before (arm64). */
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) == moves)
+			break;
+	}
+	return meta && is_valid(t, meta) ? meta : 0;
+}
+
+static void prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
+{
+	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
+
+	__builtin_prefetch(entries);
+	if (t->key_words != 1)
+		__builtin_prefetch(entries + 8);
+}
+
+int xg_session_table_find_burst(const struct xg_session_table *t, const void *keys,
+				unsigned int count, __u64 *metas)
+{
+	__u64 words[XG_BURST_MAX][XG_KEY_WORDS_MAX];
+	__u64 hashes[XG_BURST_MAX];
+	size_t key_len = t->key_words * sizeof(__u64);
+
+	if (count > XG_BURST_MAX)
+		return -EINVAL;
+	for (unsigned int i = 0; i < count; i++) { /* start all misses before waiting on any */
+		memcpy(words[i], (const char *)keys + i * key_len, key_len);
+		hashes[i] = hash_of(t, words[i]);
+		prefetch_bucket(t, xg_hash_bucket1(hashes[i], t->bucket_mask));
+		prefetch_bucket(t, xg_hash_bucket2(hashes[i], t->bucket_mask));
+	}
+	for (unsigned int i = 0; i < count; i++)
+		metas[i] = find_valid(t, words[i], hashes[i]);
+	return 0;
+}
+
+/* The slot of a key in one bucket, or XG_NO_SLOT. For the writer. */
+static __u32 slot_in(const struct xg_session_table *t, __u32 bucket, const __u64 *key)
+{
+	__u32 slot = bucket * XG_BUCKET_ENTRIES;
+
+	for (int i = 0; i < XG_BUCKET_ENTRIES; i++, slot++)
+		if (is_used(meta_at(t, slot)) && has_key(t, slot, key))
+			return slot;
+	return XG_NO_SLOT;
+}
+
+static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 hash)
+{
+	__u32 slot = slot_in(t, xg_hash_bucket1(hash, t->bucket_mask), key);
+
+	if (slot != XG_NO_SLOT)
+		return slot;
+	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key);
+}
+
+int xg_session_table_get(const struct xg_session_table *t, const __u64 *key, __u64 *meta,
+			 struct xg_session_cold *cold)
+{
+	__u32 slot = slot_of(t, key, hash_of(t, key));
+
+	if (slot == XG_NO_SLOT || !is_valid(t, meta_at(t, slot)))
+		return -ENOENT;
+	*meta = meta_at(t, slot);
+	*cold = t->cold[slot];
+	return 0;
+}
+
+int xg_session_table_is_current(const struct xg_session_table *t, __u64 meta)
+{
+	return xg_meta_epoch(meta) == xg_owner_load(&t->owners[xg_meta_owner(meta)]).epoch;
+}
+
+/* ---- changes ---- */
+
+static __u32 slot_for(struct xg_session_table *t, __u64 hash, __u32 now_ms)
+{
+	__u32 slot = free_slot_in(t, xg_hash_bucket1(hash, t->bucket_mask));
+
+	if (slot == XG_NO_SLOT)
+		slot = free_slot_in(t, xg_hash_bucket2(hash, t->bucket_mask));
+	if (slot == XG_NO_SLOT)
+		slot = xg_session_make_room(t, hash, now_ms);
+	return slot;
+}
+
+/* A writer killed in the middle of a move leaves two copies in adopted memory: drop the second,
+ * or a removal would uncover it. */
+static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64 hash,
+			     __u32 kept)
+{
+	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
+	__u32 slot;
+
+	if (kept / XG_BUCKET_ENTRIES == second)
+		return;
+	slot = slot_in(t, second, key);
+	if (slot != XG_NO_SLOT)
+		clear_slot(t, slot);
+}
+
+int xg_session_table_put(struct xg_session_table *t, const __u64 *key,
+			 const struct xg_session_claim *claim)
+{
+	__u64 hash = hash_of(t, key);
+	__u32 slot = slot_of(t, key, hash);
+	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
+
+	if (claim->flags & ~XG_META_LINGER)
+		return -EINVAL;
+	if (slot != XG_NO_SLOT) {
+		drop_second_copy(t, key, hash, slot);
+	} else {
+		slot = slot_for(t, hash, claim->now_ms);
+		if (slot == XG_NO_SLOT) {
+			t->refused++;
+			return -ENOSPC;
+		}
+		clear_slot(t, slot);
+		set_key(t, slot, key);
+		t->used++;
+	}
+	t->cold[slot].opened_at = claim->opened_at;
+	t->cold[slot].position = claim->position;
+	t->cold[slot].changed_at_ms = claim->now_ms;
+	set_meta(t, slot, xg_meta_make(xg_hash_check(hash), claim->owner, epoch, claim->flags));
+	return 0;
+}
+
+int xg_session_table_remove(struct xg_session_table *t, const __u64 *key)
+{
+	__u64 hash = hash_of(t, key);
+	__u32 slot = slot_of(t, key, hash);
+	bool valid;
+
+	if (slot == XG_NO_SLOT)
+		return 0;
+	valid = is_valid(t, meta_at(t, slot));
+	drop_second_copy(t, key, hash, slot);
+	clear_slot(t, slot);
+	return valid;
+}
+
+/* ---- walks ---- */
+
+static bool is_expired(const struct xg_session_table *t, __u32 slot, __u64 meta,
+		       __u32 now_ms, __u32 linger_ms, __u32 unowned_ms)
+{
+	__u32 age_ms = now_ms - t->cold[slot].changed_at_ms;
+
+	if (xg_meta_owner(meta) == XG_HOST_UNOWNED)
+		return age_ms >= unowned_ms;
+	return (xg_meta_flags(meta) & XG_META_LINGER) && age_ms >= linger_ms;
+}
+
+__u32 xg_session_table_sweep(struct xg_session_table *t, __u32 cursor, __u32 count,
+				__u32 now_ms, __u32 linger_ms, __u32 unowned_ms)
+{
+	__u64 begin = (__u64)(cursor & t->bucket_mask) * XG_BUCKET_ENTRIES;
+	__u64 end = begin + (__u64)count * XG_BUCKET_ENTRIES;
+	__u64 capacity = xg_session_table_capacity(t);
+
+	if (end > capacity)
+		end = capacity;
+	for (__u64 i = begin; i < end; i++) {
+		__u32 slot = (__u32)i;
+		__u64 meta = meta_at(t, slot);
+
+		if (is_used(meta) && (!is_valid(t, meta) ||
+				      is_expired(t, slot, meta, now_ms, linger_ms, unowned_ms)))
+			clear_slot(t, slot);
+	}
+	return end == capacity ? 0 : (__u32)(end / XG_BUCKET_ENTRIES);
+}
+
+void xg_session_table_sweep_void(struct xg_session_table *t)
+{
+	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++) {
+		__u64 meta = meta_at(t, slot);
+
+		if (is_used(meta) && !is_valid(t, meta))
+			clear_slot(t, slot);
+	}
+}
+
+int xg_session_table_next_of_owner(const struct xg_session_table *t, __u64 *cursor,
+				   __u64 slots, __u16 owner, __u64 *key, __u64 *meta,
+				   struct xg_session_cold *cold)
+{
+	__u64 capacity = xg_session_table_capacity(t);
+	__u64 i = *cursor;
+
+	for (; i < capacity && slots > 0; i++, slots--) {
+		__u32 slot = (__u32)i;
+
+		*meta = meta_at(t, slot);
+		if (xg_meta_owner(*meta) != owner || !is_valid(t, *meta))
+			continue;
+		memcpy(key, entry_at(t, slot), t->key_words * sizeof(*key));
+		*cold = t->cold[slot];
+		*cursor = i + 1;
+		return 1;
+	}
+	*cursor = i < capacity ? i : XG_SLOT_END;
+	return 0;
+}
+
+/* ---- figures ---- */
+
+int xg_session_table_family(const struct xg_session_table *t)
+{
+	return t->key_words == 1 ? 4 : 6;
+}
+
+__u64 xg_session_table_hash(const struct xg_session_table *t, const __u64 *key)
+{
+	return hash_of(t, key);
+}
+
+__u64 xg_session_table_used(const struct xg_session_table *t)
+{
+	return t->used;
+}
+
+__u64 xg_session_table_capacity(const struct xg_session_table *t)
+{
+	return ((__u64)t->bucket_mask + 1) * XG_BUCKET_ENTRIES;
+}
+
+__u64 xg_session_table_refused(const struct xg_session_table *t)
+{
+	return t->refused;
+}
+
+__u64 xg_session_table_evicted(const struct xg_session_table *t)
+{
+	return t->evicted;
+}
+
+__u64 xg_session_table_moves(const struct xg_session_table *t)
+{
+	return __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED);
+}

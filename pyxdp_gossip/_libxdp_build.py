@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Declares the cffi module `_libxdp`: the parts of libxdp and libbpf that set-up needs.
+
+API mode: the compiler checks every declaration against the installed headers. Nothing here runs
+per packet. libxdp 1.3.1 to 1.6, libbpf 1.1 and newer.
+"""
+
+from cffi import FFI
+
+ffibuilder = FFI()
+
+ffibuilder.cdef(
+    """
+    /* ---- libbpf: objects, maps, programs ---- */
+    struct bpf_object;
+    struct bpf_map;
+    struct bpf_program;
+
+    struct bpf_object *xg_open_object(const char *path);
+    int bpf_object__load(struct bpf_object *object);
+    void bpf_object__close(struct bpf_object *object);
+    struct bpf_map *bpf_object__next_map(const struct bpf_object *object,
+                                         const struct bpf_map *map);
+    struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object,
+                                                 const char *name);
+    struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *object,
+                                                         const char *name);
+    const char *bpf_map__name(const struct bpf_map *map);
+    int bpf_map__fd(const struct bpf_map *map);
+    uint32_t bpf_map__max_entries(const struct bpf_map *map);
+    uint32_t bpf_map__value_size(const struct bpf_map *map);
+    int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
+    int bpf_map__reuse_fd(struct bpf_map *map, int fd);
+    int bpf_program__fd(const struct bpf_program *program);
+
+    int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
+    int bpf_map_lookup_elem(int fd, const void *key, void *value);
+    int bpf_map_delete_elem(int fd, const void *key);
+    int libbpf_num_possible_cpus(void);
+
+    /* ---- libbpf: links and pins ---- */
+    int bpf_obj_pin(int fd, const char *path);
+    int bpf_obj_get(const char *path);
+    int bpf_link_detach(int link_fd);
+    int xg_link_create(int program_fd, int target, int attach_type, uint32_t flags);
+    int xg_link_update(int link_fd, int program_fd);
+    int xg_link_ifindex(int link_fd, uint32_t *ifindex);
+    int xg_xdp_attached(int ifindex, uint32_t *program_id, uint8_t *mode);
+    int xg_test_run(int program_fd, const void *data_in, uint32_t data_in_len, void *data_out,
+                    uint32_t *data_out_len, uint32_t ifindex, uint32_t repeat,
+                    uint32_t *action, uint32_t *duration_ns);
+
+    enum { BPF_XDP, BPF_CGROUP_SOCK_OPS, ... };
+    #define XDP_FLAGS_DRV_MODE ...
+    #define XDP_FLAGS_SKB_MODE ...
+
+    /* ---- what libbpf says, kept for the next error ---- */
+    void xg_capture_messages(void);
+    const char *xg_last_message(void);
+    void xg_clear_message(void);
+
+    /* ---- libxdp ---- */
+    int libxdp_strerror(int err, char *buffer, size_t size);
+    """
+)
+
+ffibuilder.set_source(
+    "pyxdp_gossip._libxdp",
+    """
+    #include <errno.h>
+    #include <stdarg.h>
+    #include <stdio.h>
+    #include <string.h>
+    #include <linux/if_link.h>
+    #include <bpf/bpf.h>
+    #include <bpf/libbpf.h>
+    #include <xdp/libxdp.h>
+
+    static char last_message[2048];
+
+    /* The verifier's verdict is the last line that names an error; everything is kept short. */
+    static int keep_message(enum libbpf_print_level level, const char *format, va_list arguments)
+    {
+        if (level == LIBBPF_WARN)
+            return vsnprintf(last_message, sizeof(last_message), format, arguments);
+        return 0;
+    }
+
+    static void xg_capture_messages(void) { libbpf_set_print(keep_message); }
+    static const char *xg_last_message(void) { return last_message; }
+    static void xg_clear_message(void) { last_message[0] = 0; }
+
+    static struct bpf_object *xg_open_object(const char *path)
+    {
+        return bpf_object__open_file(path, NULL);
+    }
+
+    static int xg_link_create(int program_fd, int target, int attach_type, uint32_t flags)
+    {
+        LIBBPF_OPTS(bpf_link_create_opts, options, .flags = flags);
+
+        return bpf_link_create(program_fd, target, attach_type, &options);
+    }
+
+    static int xg_link_update(int link_fd, int program_fd)
+    {
+        return bpf_link_update(link_fd, program_fd, NULL);
+    }
+
+    static int xg_link_ifindex(int link_fd, uint32_t *ifindex)
+    {
+        struct bpf_link_info info = {};
+        uint32_t len = sizeof(info);
+        int rc = bpf_obj_get_info_by_fd(link_fd, &info, &len);
+
+        *ifindex = info.xdp.ifindex;
+        return rc;
+    }
+
+    static int xg_xdp_attached(int ifindex, uint32_t *program_id, uint8_t *mode)
+    {
+        LIBBPF_OPTS(bpf_xdp_query_opts, options);
+        int rc = bpf_xdp_query(ifindex, 0, &options);
+
+        *program_id = options.prog_id;
+        *mode = options.attach_mode;
+        return rc;
+    }
+
+    static int xg_test_run(int program_fd, const void *data_in, uint32_t data_in_len,
+                           void *data_out, uint32_t *data_out_len, uint32_t ifindex,
+                           uint32_t repeat, uint32_t *action, uint32_t *duration_ns)
+    {
+        struct xdp_md context = { .data_end = data_in_len, .ingress_ifindex = ifindex };
+        LIBBPF_OPTS(bpf_test_run_opts, options,
+            .data_in = data_in, .data_size_in = data_in_len,
+            .data_out = data_out, .data_size_out = *data_out_len,
+            .ctx_in = ifindex ? &context : NULL,
+            .ctx_size_in = ifindex ? sizeof(context) : 0,
+            .repeat = (int)repeat);
+        int rc = bpf_prog_test_run_opts(program_fd, &options);
+
+        *data_out_len = options.data_size_out;
+        *action = options.retval;
+        *duration_ns = options.duration;
+        return rc;
+    }
+    """,
+    libraries=["xdp", "bpf"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

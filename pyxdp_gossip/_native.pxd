@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Mirrors the C headers that _native.pyx calls. Nothing here allocates or touches Python.
+
+ctypedef unsigned char u8
+ctypedef unsigned short u16
+ctypedef unsigned int u32
+
+
+# ---- xg_types.h ----
+
+cdef extern from "xg_types.h" nogil:
+    ctypedef unsigned long long u64 "__u64"
+
+    enum:
+        XG_HOST_MAX
+        XG_HOST_UNOWNED
+        XG_OWNERS
+        XG_OWNER_ACTIVE
+        XG_OWNER_PREVIOUS
+        XG_NO_TEMPLATE
+        XG_META_LINGER
+        XG_META_USED
+
+    struct xg_owner_state:
+        u8 epoch
+        u8 flags
+        u16 template_index
+        u32 reserved
+
+    struct xg_event:
+        u8 kind
+
+
+# ---- session_lookup.h ----
+
+cdef extern from "session_lookup.h" nogil:
+    u64 xg_hash4(const u64 *hash_key, u64 key) noexcept
+    u64 xg_hash6(const u64 *hash_key, const u64 *key) noexcept
+    u16 xg_meta_owner(u64 meta) noexcept
+    u8 xg_meta_flags(u64 meta) noexcept
+    u8 xg_meta_epoch(u64 meta) noexcept
+
+
+# ---- session_table.h ----
+
+cdef extern from "session_table.h" nogil:
+    enum:
+        XG_BURST_MAX
+        XG_KEY_WORDS_MAX
+
+    u64 XG_SLOT_END
+
+    struct xg_session_table:
+        pass
+
+    struct xg_session_cold:
+        u64 opened_at
+        u32 position
+        u32 changed_at_ms
+
+    struct xg_session_claim:
+        u16 owner
+        u8 flags
+        u32 position
+        u64 opened_at
+        u32 now_ms
+
+    xg_owner_state xg_owner_load(const xg_owner_state *slot) noexcept
+    void xg_owner_store(xg_owner_state *slot, xg_owner_state state) noexcept
+    size_t xg_session_table_bytes(int family, u32 buckets) noexcept
+    int xg_session_table_create(xg_session_table **table, int family, u32 buckets, void *memory,
+                                size_t length, const xg_owner_state *owners,
+                                const u64 *hash_key) noexcept
+    void xg_session_table_destroy(xg_session_table *table) noexcept
+    int xg_session_table_put(xg_session_table *table, const u64 *key,
+                             const xg_session_claim *claim) noexcept
+    int xg_session_table_remove(xg_session_table *table, const u64 *key) noexcept
+    int xg_session_table_get(const xg_session_table *table, const u64 *key, u64 *meta,
+                             xg_session_cold *cold) noexcept
+    int xg_session_table_find_burst(const xg_session_table *table, const void *keys,
+                                    unsigned int count, u64 *metas) noexcept
+    u32 xg_session_table_sweep(xg_session_table *table, u32 cursor, u32 count, u32 now_ms,
+                               u32 linger_ms, u32 unowned_ms) noexcept
+    void xg_session_table_sweep_void(xg_session_table *table) noexcept
+    u64 xg_session_table_used(const xg_session_table *table) noexcept
+    u64 xg_session_table_capacity(const xg_session_table *table) noexcept
+    u64 xg_session_table_refused(const xg_session_table *table) noexcept
+    u64 xg_session_table_evicted(const xg_session_table *table) noexcept
+    u64 xg_session_table_moves(const xg_session_table *table) noexcept
+
+
+# ---- record_codec.h ----
+
+cdef extern from "record_codec.h" nogil:
+    enum:
+        XG_BATCH_MAX
+        XG_RIVALS_MAX
+        XG_SECTION_HEADER_LEN
+        XG_RECORD6_LEN
+        XG_SERVICE_UNKNOWN
+
+    struct xg_tables:
+        xg_session_table *v4
+        xg_session_table *v6
+
+    struct xg_moment:
+        u64 clock
+        u32 position
+        u32 now_ms
+
+    struct xg_batch:
+        pass
+
+    struct xg_batch_counts:
+        u64 ignored
+        u64 refused
+        u64 cancelled
+
+    struct xg_apply_result:
+        u32 applied
+        u32 stale
+        u32 lost_conflicts
+        u32 unknown_service
+        u32 refused
+        u32 rivals
+        u32 rivals_dropped
+
+    struct xg_section:
+        u16 sender
+        u8 kind
+        const u8 *body
+        size_t len
+        const u8 *translation
+        size_t translation_count
+
+    int xg_batch_create(xg_batch **batch) noexcept
+    void xg_batch_destroy(xg_batch *batch) noexcept
+    unsigned int xg_batch_pending(const xg_batch *batch) noexcept
+    xg_batch_counts c_batch_counts "xg_batch_counts"(const xg_batch *batch) noexcept
+    size_t xg_batch_absorb(xg_batch *batch, xg_tables tables, u16 own_host, const void *events,
+                           size_t count, const xg_moment *moment) noexcept
+    size_t xg_batch_encode(xg_batch *batch, u8 *out, size_t budget) noexcept
+    size_t xg_shard_encode(const xg_session_table *table, u16 own_host, u64 *cursor, u8 *out,
+                           size_t budget) noexcept
+    int xg_apply(xg_tables tables, u16 own_host, const xg_section *section,
+                 const xg_moment *moment, xg_apply_result *result, xg_event *rivals) noexcept

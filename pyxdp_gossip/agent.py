@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The agent: one loop that carries events between the kernel, the gossip core and the tables."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final, Self
+
+import structlog
+
+from pyxdp_gossip import netlink, questions
+from pyxdp_gossip._native import OwnershipLog, SessionTable, reconcile
+from pyxdp_gossip.config import HOST_ID_MAX, Config
+from pyxdp_gossip.dataplane import EVENTS_A_READ, Dataplane, DataplaneSettings
+from pyxdp_gossip.errors import ConfigError, DuplicateHostError
+from pyxdp_gossip.gossip import GossipCore, LocalHost
+from pyxdp_gossip.gossip.events import (
+    AskKernel,
+    Drain,
+    DuplicateHost,
+    KernelAnswer,
+    Leave,
+    MemberChanged,
+    Misdirected,
+    Misses,
+    ProbeAnswered,
+    ProbeWanted,
+    SocketEvents,
+    Synced,
+    UnknownService,
+)
+from pyxdp_gossip.gossip.records import EVENT, EventKind, EventRecord
+from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
+from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
+from pyxdp_gossip.routing import Routing
+from pyxdp_gossip.session import Service, Session
+from pyxdp_gossip.templates import probe_payload, probe_reply_nonce
+
+NS_PER_S: Final = 1_000_000_000
+NS_PER_MS: Final = 1_000_000
+HOUSEKEEPING_NS: Final = 100 * NS_PER_MS  # ten times within the data path's limit of 1 s
+SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of work each turn
+DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
+EVENTS_KEPT: Final = 4096  # for a caller that does not read them
+RECORD: Final = EVENT.size
+PROBES_WAITING: Final = 1024
+
+
+class Agent:
+    """One host's agent. All methods run in one thread, in the host's network namespace.
+
+    Raises:
+        ConfigError, HostError: it cannot start; nothing is left attached.
+    """
+
+    def __init__(self, config: Config, *, log: Any = None) -> None:
+        self.config = config
+        self.log = log or structlog.get_logger().bind(host=config.host.id)
+        self.services: dict[int, Service] = dict(enumerate(config.services))
+        self.events: deque[object] = deque(maxlen=EVENTS_KEPT)
+        self.synced: Synced | None = None
+        self.members: dict[int, MemberChanged] = {}
+        self.fatal: Exception | None = None
+        self._stack = contextlib.ExitStack()
+        self._selector = selectors.DefaultSelector()
+        self._next_housekeeping = 0
+        self._sweep = [0, 0]
+        self._lost_seen = 0
+        self._overflows_seen = 0
+        self._unflagged: set[bytes] = set()
+        self._probes: dict[int, tuple[int, IPv4Address]] = {}
+
+    # ---- start and stop ----
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._stack = stack
+            self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        config, now = self.config, time.monotonic_ns()
+        group, flood_group = config.gossip.group, config.gossip.flood_group
+        if not isinstance(group, IPv4Address) or not isinstance(flood_group, IPv4Address):
+            raise ConfigError(
+                "[gossip] group: this version needs an IPv4 multicast group; "
+                "unicast members and IPv6 groups are not built yet"
+            )
+        address = config.host.address or netlink.first_address(config.host.interface)
+        if not isinstance(address, IPv4Address):
+            raise ConfigError("[host] address: this version needs an IPv4 underlay address")
+        self.address = address
+        self.dataplane = Dataplane(self._settings(address, flood_group))
+        self._stack.enter_context(self.dataplane)
+        self._open_sockets(address, group)
+        self.core = self._make_core(address, now)
+        keys = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
+        self.routing = Routing(self.dataplane, config.host.interface, address, keys)
+        self.routing.refresh()
+        self._attach(now)
+
+    def _settings(self, address: IPv4Address, flood_group: IPv4Address) -> DataplaneSettings:
+        config = self.config
+        plane = config.dataplane
+        if plane.plane != "xdp":
+            raise ConfigError('[dataplane] plane: this version has "xdp" only')
+        return DataplaneSettings(
+            host=config.host.id,
+            interface=config.host.interface,
+            address=address,
+            flood_group=flood_group,
+            tunnel_port=plane.tunnel_port,
+            services={service: slot for slot, service in self.services.items()},
+            sessions_v4=config.table.sessions_v4,
+            sessions_v6=config.table.sessions_v6,
+            mode=plane.mode,
+            pins=plane.pins,
+            cgroup=plane.cgroup or netlink.cgroup2_mount(),
+            flood_rate_pps=plane.flood_rate_pps,
+            flood_new_rate_pps=plane.flood_new_rate_pps,
+        )
+
+    def _open_sockets(self, address: IPv4Address, group: IPv4Address) -> None:
+        enter = self._stack.enter_context
+        tcp = {
+            (service.vip, service.port): slot
+            for slot, service in self.services.items()
+            if service.protocol == "tcp"
+        }
+        self._tcp_services = tcp
+        self.gossip = enter(
+            GossipSocket(self.config.host.interface, address, group, self.config.gossip.port)
+        )
+        self.probe = enter(ProbeSocket(address))
+        self.follower = enter(netlink.Follower())
+        self.destroyed = enter(netlink.DestroyListener(tcp))
+        for descriptor, reader in (
+            *((descriptor, self._read_gossip) for descriptor in self.gossip.filenos()),
+            (self.probe.fileno(), self._read_probes),
+            (self.follower.fileno(), self._read_changes),
+            (self.destroyed.fileno(), self._read_destroyed),
+            (self.dataplane.socket_events_fd, self._read_socket_events),
+            (self.dataplane.packet_events_fd, self._read_packet_events),
+        ):
+            self._selector.register(descriptor, selectors.EVENT_READ, reader)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stack.callback(os.close, self._wake)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._read_wake)
+        self._stack.callback(self._selector.close)
+
+    def _make_core(self, address: IPv4Address, now: int) -> GossipCore:
+        config, dataplane = self.config, self.dataplane
+        wall = time.time_ns()
+        envelope = Envelope(
+            config.host.id,
+            next_incarnation(config.control_socket.with_suffix(".incarnation"), wall),
+            secrets.randbits(64),
+            site=config.gossip.site,
+            keys=config.gossip.keys,
+            cipher=config.gossip.cipher,
+        )
+        dataplane.owners.activate(config.host.id)
+        local = LocalHost(config.host.id, address, config.dataplane.tunnel_port, self.services)
+        return GossipCore(
+            local,
+            envelope,
+            log=OwnershipLog(dataplane.table4, dataplane.table6, config.host.id),
+            owners=dataplane.owners,
+            tables={4: dataplane.table4, 6: dataplane.table6},
+            timing=config.gossip.timing,
+            wall_offset=wall - now,
+            now=now,
+        )
+
+    def _attach(self, now: int) -> None:
+        """Sockops first, then the sockets that are there already: none falls between. A
+        predecessor's XDP program stays at work until the members are known here."""
+        takes_over = self.dataplane.has_predecessor
+        self.dataplane.attach_sessions()
+        self._resync(now)
+        if not takes_over:
+            self._attach_packets()
+
+    def _attach_packets(self) -> None:
+        if not self.dataplane.mode:
+            mode = self.dataplane.attach_packets()
+            self.log.info("attached", interface=self.config.host.interface, mode=mode)
+
+    def stop(self) -> None:
+        """Says goodbye; `__exit__` takes everything off."""
+        now = time.monotonic_ns()
+        self.core.handle_event(Leave(), now)
+        self._send(now)
+
+    def drain(self) -> None:
+        """Tells the POP not to expect new sessions here."""
+        self.core.handle_event(Drain(), time.monotonic_ns())
+
+    # ---- questions of the caller ----
+
+    def _locate(self, session: Session) -> tuple[SessionTable, EventRecord]:
+        for slot, service in self.services.items():
+            if service == session.service:
+                break
+        else:
+            raise ConfigError(f"{session.service} is no service of this host")
+        record = EventRecord(
+            kind=EventKind.OPEN,
+            family=session.family,
+            slot=slot,
+            client_port=session.client_port,
+            host=0,
+            seq=0,
+            ack=0,
+            address=session.client.packed.ljust(16, b"\0"),
+            at=time.monotonic_ns(),
+        )
+        table = self.dataplane.table4 if session.family == 4 else self.dataplane.table6
+        return table, record
+
+    def owner(self, session: Session) -> int | None:
+        """Who owns the session by the table; None: absent, or marked as nobody's."""
+        table, record = self._locate(session)
+        entry = table.get(record.key)
+        return None if entry is None or entry.owner > HOST_ID_MAX else entry.owner
+
+    def claim(self, session: Session) -> None:
+        """Says that this host owns the session."""
+        _, record = self._locate(session)
+        self.core.handle_event(SocketEvents(record.pack()), time.monotonic_ns())
+
+    def release(self, session: Session) -> None:
+        """Says that this host's session has ended."""
+        _, record = self._locate(session)
+        closed = replace(record, kind=EventKind.CLOSE)
+        self.core.handle_event(SocketEvents(closed.pack()), time.monotonic_ns())
+
+    def report(self) -> dict[str, Any]:
+        """Everything that is counted, as plain values."""
+        tables = {"v4": self.dataplane.table4, "v6": self.dataplane.table6}
+        return {
+            "host": self.config.host.id,
+            "mode": "xdp",
+            "attached": self.dataplane.mode,
+            "synced": self.synced is not None and not self.synced.partial,
+            "members": {str(host): event.state.value for host, event in self.members.items()},
+            "dataplane": dict(self.dataplane.statistics().counters),
+            "gossip": asdict(self.core.counters),
+            "table": {name: len(table) for name, table in tables.items()},
+        }
+
+    # ---- the loop ----
+
+    def wake(self) -> None:
+        """Makes `run_once` return soon; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def run_once(self) -> None:
+        """Waits for the next event or timer, and handles what is there.
+
+        Raises:
+            DuplicateHostError: another running host has this id.
+            HostError: the kernel took something away that the agent cannot do without.
+        """
+        now = time.monotonic_ns()
+        deadline = self._next_housekeeping
+        timer = self.core.next_timer()
+        if timer is not None:
+            deadline = min(deadline, timer)
+        for key, _ in self._selector.select(max(0, deadline - now) / NS_PER_S):
+            reader: Callable[[int], None] = key.data
+            reader(time.monotonic_ns())
+        now = time.monotonic_ns()
+        timer = self.core.next_timer()
+        if timer is not None and timer <= now:
+            self.core.handle_timer(now)
+        if now >= self._next_housekeeping:
+            self._housekeeping(now)
+        self._handle_core_events(now)
+        self._send(now)
+        if self.fatal:
+            raise self.fatal
+
+    def _send(self, now: int) -> None:
+        for destination, data in self.core.datagrams_to_send(now):
+            self.gossip.send(destination, data)
+
+    def _housekeeping(self, now: int) -> None:
+        self._next_housekeeping = now + HOUSEKEEPING_NS
+        self.dataplane.heartbeat(now)
+        timing = self.config.gossip.timing
+        tables = (self.dataplane.table4, self.dataplane.table6)
+        for table in tables:
+            table.sweep(
+                SWEEP_BUCKETS,
+                now // NS_PER_MS & 0xFFFFFFFF,
+                linger_ms=timing.linger_s * 1000,
+                unowned_ms=timing.unowned_ms,
+            )
+        lost = self.dataplane.socket_events_lost()
+        if lost != self._lost_seen or self.destroyed.overflows != self._overflows_seen:
+            self._lost_seen, self._overflows_seen = lost, self.destroyed.overflows
+            self._resync(now)
+        if not self.routing.complete:
+            self.routing.refresh()
+
+    def _handle_core_events(self, now: int) -> None:
+        while (event := self.core.next_event()) is not None:
+            handler = HANDLERS.get(type(event))
+            if handler:
+                handler(self, event, now)
+            self.events.append(event)
+
+    # ---- what can be read ----
+
+    def _read_gossip(self, now: int) -> None:
+        for data, sender in self.gossip.receive(DATAGRAMS_A_TURN):
+            self.core.receive_datagram(data, sender, now)
+
+    def _read_socket_events(self, now: int) -> None:
+        records = self.dataplane.socket_events.read(EVENTS_A_READ)
+        if records:
+            self.core.handle_event(SocketEvents(records), now)
+
+    def _read_packet_events(self, now: int) -> None:
+        by_kind: dict[int, list[bytes]] = {}
+        records = self.dataplane.packet_events.read(EVENTS_A_READ)
+        for offset in range(0, len(records), RECORD):
+            by_kind.setdefault(records[offset], []).append(records[offset : offset + RECORD])
+        for kind, event_type in PACKET_EVENTS.items():
+            if kind in by_kind:
+                self.core.handle_event(event_type(b"".join(by_kind[kind])), now)
+
+    def _read_probes(self, now: int) -> None:
+        for payload, (address, _) in self.probe.receive():
+            nonce = probe_reply_nonce(payload, self.routing.reply_cookie(IPv4Address(address)))
+            host, expected = self._probes.pop(nonce, (0, None)) if nonce else (0, None)
+            if nonce and expected == IPv4Address(address):
+                self.core.handle_event(ProbeAnswered(host, nonce), now)
+
+    def _read_changes(self, now: int) -> None:
+        if self.follower.drain():
+            self.routing.refresh()
+
+    def _read_destroyed(self, now: int) -> None:
+        """The end of sockets that were accepted before the sockops program was attached; the
+        others' end comes from the program, earlier and with its state."""
+        records = self.destroyed.read(now)
+        kept = []
+        for offset in range(0, len(records), RECORD):
+            record = records[offset : offset + RECORD]
+            identity = _identity(record)
+            if identity in self._unflagged:
+                self._unflagged.discard(identity)
+                kept.append(record)
+        if kept:
+            self.core.handle_event(SocketEvents(b"".join(kept)), now)
+
+    def _read_wake(self, now: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def _resync(self, now: int) -> None:
+        """Compares the kernel's sockets with the own entries of the tables."""
+        records = netlink.established_sockets(self._tcp_services, now)
+        self._unflagged.update(
+            _identity(records[offset : offset + RECORD])
+            for offset in range(0, len(records), RECORD)
+        )
+        plane = self.dataplane
+        missed = reconcile(plane.table4, plane.table6, self.config.host.id, records, now)
+        self.core.handle_event(SocketEvents(missed), now)
+
+    # ---- what the core wants ----
+
+    def _member_changed(self, event: MemberChanged, now: int) -> None:
+        self.members[event.host] = event
+        self.log.info("member", peer=event.host, state=event.state.value)
+        if event.state.active and isinstance(event.address, IPv4Address):
+            self.routing.add(event.host, event.address, event.tunnel_port)
+        else:
+            self.routing.remove(event.host)
+
+    def _probe_wanted(self, event: ProbeWanted, now: int) -> None:
+        if not isinstance(event.address, IPv4Address):
+            return
+        while len(self._probes) >= PROBES_WAITING:
+            self._probes.pop(next(iter(self._probes)))
+        self._probes[event.nonce] = (event.host, event.address)
+        payload = probe_payload(self.routing.probe_cookie(event.address), event.nonce)
+        self.probe.send(event.address, event.tunnel_port, payload)
+
+    def _synced(self, event: Synced, now: int) -> None:
+        self._attach_packets()
+        self.synced = event
+        self.log.info("synced", partial=event.partial)
+
+    def _ask_kernel(self, event: AskKernel, now: int) -> None:
+        mine = [
+            frame is not None and self.dataplane.kernel_knows(frame)
+            for frame in questions.frames(event.questions, self.services)
+        ]
+        self.core.handle_event(KernelAnswer(event.asker, event.number, mine), now)
+
+    def _duplicate(self, event: DuplicateHost, now: int) -> None:
+        where = event.address[0]
+        if event.fatal:
+            self.fatal = DuplicateHostError(
+                f"host id {self.config.host.id} is taken by the host at {where}: "
+                "give each host of the POP its own [host] id"
+            )
+        else:
+            self.log.error("duplicate host id", other=where)
+
+    def _unknown_service(self, event: UnknownService, now: int) -> None:
+        self.log.warning("unknown service", peer=event.host, records=event.records)
+
+
+def next_incarnation(path: Path, wall: int) -> int:
+    """The incarnation of this start: the wall clock, but always more than the last one.
+
+    Args:
+        path: where the last one is kept; a file that cannot be read or written costs only the
+            protection against a clock that went back (the salt keeps nonces apart anyway).
+        wall: ns since 1970.
+    """
+    try:
+        last = int(path.read_text())
+    except (OSError, ValueError):
+        last = 0
+    incarnation = max(wall, last + 1) & 0xFFFFFFFFFFFFFFFF
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{incarnation}\n")
+    return incarnation
+
+
+def _identity(record: bytes) -> bytes:
+    """What names a session in a record: family, slot and port, and the client's address."""
+    return record[1:6] + record[16:32]
+
+
+PACKET_EVENTS: Final[dict[int, type[SocketEvents] | type[Misses] | type[Misdirected]]] = {
+    EventKind.CLAIM: SocketEvents,
+    EventKind.MISS: Misses,
+    EventKind.MISDIRECTED: Misdirected,
+}
+
+HANDLERS: Final[dict[type, Callable[[Agent, Any, int], None]]] = {
+    MemberChanged: Agent._member_changed,
+    ProbeWanted: Agent._probe_wanted,
+    Synced: Agent._synced,
+    AskKernel: Agent._ask_kernel,
+    DuplicateHost: Agent._duplicate,
+    UnknownService: Agent._unknown_service,
+}

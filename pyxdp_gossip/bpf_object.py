@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""BPF objects, maps and links as Python objects over libbpf (cffi); set-up only, never per packet."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyxdp_gossip._libxdp import ffi, lib
+from pyxdp_gossip.errors import HostError
+
+OBJECT_DIR: Final = Path(__file__).parent / "bpf"
+TEST_RUN_ROOM: Final = 4096  # one page: what the kernel gives a test frame without fragments
+
+XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
+
+# What an errno of the bpf system call means to the operator.
+HINTS: Final[Mapping[int, str]] = {
+    errno.EPERM: "needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: run as root",
+    errno.EACCES: "the kernel's verifier refused the program",
+    errno.ENOMEM: "out of memory: make the session table smaller ([table] sessions_v4)",
+    errno.E2BIG: "the map is too large: make the session table smaller ([table] sessions_v4)",
+    errno.EOPNOTSUPP: "the driver has no native XDP: set [dataplane] mode = \"skb\"",
+    errno.EBUSY: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
+    errno.EEXIST: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
+    errno.ERANGE: "the driver refuses: the MTU is too large for native XDP, or too few queues",
+    errno.ENOSYS: "this kernel was built without BPF (CONFIG_BPF_SYSCALL)",
+}
+
+
+def system_error(what: str, code: int) -> HostError:
+    """One line for the operator: what failed, the kernel's word for it, and what to do."""
+    hint = HINTS.get(code)
+    said = ffi.string(lib.xg_last_message()).decode(errors="replace").strip().splitlines()
+    detail = hint or (said[-1] if said else "")
+    return HostError(f"{what}: {os.strerror(code)}" + (f" ({detail})" if detail else ""))
+
+
+def checked(what: str, rc: int) -> int:
+    """Returns rc, or raises HostError if it is negative: libbpf's -errno."""
+    if rc < 0:
+        raise system_error(what, -rc if rc != -1 else ffi.errno)
+    return rc
+
+
+class BpfMap:
+    """One map of a loaded object."""
+
+    def __init__(self, name: str, fd: int, max_entries: int, value_size: int) -> None:
+        self.name = name
+        self.fd = fd
+        self.max_entries = max_entries
+        self.value_size = value_size
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Sets the value of a key; HostError if the map is full or gone."""
+        rc = lib.bpf_map_update_elem(self.fd, ffi.from_buffer(key), ffi.from_buffer(value), 0)
+        checked(f"map {self.name}", rc)
+
+    def delete(self, key: bytes) -> bool:
+        """Removes a key; False if it was not there."""
+        rc: int = lib.bpf_map_delete_elem(self.fd, ffi.from_buffer(key))
+        if rc < 0 and -rc != errno.ENOENT:
+            raise system_error(f"map {self.name}", -rc)
+        return rc == 0
+
+    def lookup(self, key: bytes, value_len: int | None = None) -> bytes | None:
+        """The value of a key, or None. `value_len`: bytes, for per-CPU maps all CPUs' together."""
+        value = ffi.new("char[]", value_len or self.value_size)
+        rc: int = lib.bpf_map_lookup_elem(self.fd, ffi.from_buffer(key), value)
+        if rc == -errno.ENOENT:
+            return None
+        checked(f"map {self.name}", rc)
+        return bytes(ffi.buffer(value))
+
+    def memory(self) -> mmap.mmap:
+        """The values of an array made with BPF_F_MMAPABLE, writable."""
+        stride = (self.value_size + 7) & ~7
+        length = -(-stride * self.max_entries // mmap.PAGESIZE) * mmap.PAGESIZE
+        try:
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            raise system_error(f"map {self.name}", error.errno or errno.EINVAL) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What BPF_PROG_TEST_RUN gave: the action's name, the frame afterwards, ns a run."""
+
+    __test__ = False  # no test class, whatever its name says to pytest
+
+    action: str
+    frame: bytes
+    duration_ns: int
+
+
+def test_run(program_fd: int, frame: bytes, *, ifindex: int = 0, repeat: int = 1) -> TestRun:
+    """Runs an XDP program on one frame in the calling thread's network namespace.
+
+    Args:
+        program_fd: of a loaded XDP program.
+        frame: from the Ethernet header on, at least 14 bytes.
+        ifindex: the interface that it seems to come from; 0: the loopback.
+        repeat: runs; the frame is not restored between them.
+
+    Raises:
+        HostError: the kernel refused.
+
+    Source: Documentation/bpf/bpf_prog_run.rst of the kernel.
+    """
+    room = ffi.new("char[]", TEST_RUN_ROOM)
+    length = ffi.new("uint32_t *", TEST_RUN_ROOM)
+    action = ffi.new("uint32_t *")
+    duration = ffi.new("uint32_t *")
+    rc = lib.xg_test_run(
+        program_fd, ffi.from_buffer(frame), len(frame), room, length, ifindex, repeat,
+        action, duration,
+    )  # fmt: skip
+    checked("BPF_PROG_TEST_RUN", rc)
+    code = action[0]
+    name = XDP_ACTIONS[code] if code < len(XDP_ACTIONS) else str(code)
+    return TestRun(name, bytes(ffi.buffer(room, length[0])), duration[0])
+
+
+test_run.__test__ = False  # type: ignore[attr-defined]
+
+
+class BpfObject:
+    """A BPF object file, loaded: its maps and programs.
+
+    Args:
+        name: of the file in the package, without `.bpf.o`.
+        max_entries: map name to number of entries, where the loader decides.
+        shared: maps of another object that take the place of those of the same name.
+
+    Raises:
+        HostError: the file is missing, or the kernel refuses it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_entries: Mapping[str, int] | None = None,
+        shared: Mapping[str, BpfMap] | None = None,
+    ) -> None:
+        lib.xg_capture_messages()
+        lib.xg_clear_message()
+        path = OBJECT_DIR / f"{name}.bpf.o"
+        if not path.exists():
+            raise HostError(f"{path.name} is not built: run `make setup`")
+        self.name = name
+        self._object = lib.xg_open_object(os.fsencode(path))
+        if self._object == ffi.NULL:
+            raise system_error(f"open {path.name}", ffi.errno)
+        try:
+            self._size_maps(max_entries or {}, shared or {})
+            checked(f"load {path.name}", lib.bpf_object__load(self._object))
+        except HostError:
+            self.close()
+            raise
+        self.maps = {bpf_map.name: bpf_map for bpf_map in self._maps()}
+
+    def _handles(self) -> list[object]:
+        handles = []
+        handle = lib.bpf_object__next_map(self._object, ffi.NULL)
+        while handle != ffi.NULL:
+            handles.append(handle)
+            handle = lib.bpf_object__next_map(self._object, handle)
+        return handles
+
+    def _size_maps(self, max_entries: Mapping[str, int], shared: Mapping[str, BpfMap]) -> None:
+        for handle in self._handles():
+            name = ffi.string(lib.bpf_map__name(handle)).decode()
+            if name in shared:
+                checked(f"map {name}", lib.bpf_map__reuse_fd(handle, shared[name].fd))
+            elif name in max_entries:
+                rc = lib.bpf_map__set_max_entries(handle, max_entries[name])
+                checked(f"map {name}", rc)
+
+    def _maps(self) -> list[BpfMap]:
+        return [
+            BpfMap(
+                ffi.string(lib.bpf_map__name(handle)).decode(),
+                lib.bpf_map__fd(handle),
+                lib.bpf_map__max_entries(handle),
+                lib.bpf_map__value_size(handle),
+            )
+            for handle in self._handles()
+        ]
+
+    def program_fd(self, name: str) -> int:
+        """The descriptor of a program; it stays the object's."""
+        program = lib.bpf_object__find_program_by_name(self._object, name.encode())
+        if program == ffi.NULL:
+            raise HostError(f"{self.name}.bpf.o has no program {name}: run `make setup` again")
+        return int(lib.bpf_program__fd(program))
+
+    def close(self) -> None:
+        """Frees programs and maps; what is attached or pinned lives on. Repeatable."""
+        if self._object != ffi.NULL:
+            lib.bpf_object__close(self._object)
+            self._object = ffi.NULL
+
+
+class PinnedLink:
+    """A program attached by a link that a pin keeps alive after its process.
+
+    The pin makes a crashed agent's programs go on; a new agent finds the pin and puts its own
+    program in the old one's place, without a packet between the two.
+    """
+
+    def __init__(self, pin: Path, fd: int) -> None:
+        self.pin = pin
+        self.fd = fd
+
+    @classmethod
+    def find(cls, pin: Path) -> PinnedLink | None:
+        """The link of an earlier process, or None."""
+        fd = lib.bpf_obj_get(os.fsencode(pin))
+        return cls(pin, fd) if fd >= 0 else None
+
+    @classmethod
+    def create(
+        cls, pin: Path, program_fd: int, target: int, attach_type: int, flags: int, what: str
+    ) -> PinnedLink:
+        """Attaches a program and pins the link.
+
+        Args:
+            pin: a path in a BPF file system whose folder exists.
+            target: an interface's index, or a cgroup's descriptor.
+            attach_type: BPF_XDP or BPF_CGROUP_SOCK_OPS.
+            flags: XDP_FLAGS_*; 0 for a cgroup.
+            what: how an error names it.
+        """
+        lib.xg_clear_message()
+        fd = checked(what, lib.xg_link_create(program_fd, target, attach_type, flags))
+        pin.unlink(missing_ok=True)
+        link = cls(pin, fd)
+        try:
+            checked(f"pin {pin}", lib.bpf_obj_pin(fd, os.fsencode(pin)))
+        except HostError:
+            link.close()
+            raise
+        return link
+
+    def replace(self, program_fd: int) -> bool:
+        """Puts another program in the place of the present one, atomically. False: the link is
+        dead (its device or cgroup is gone)."""
+        rc: int = lib.xg_link_update(self.fd, program_fd)
+        if rc == 0:
+            return True
+        if -rc in (errno.ENOLINK, errno.ENODEV, errno.EINVAL):
+            return False
+        raise system_error(f"replace the program of {self.pin.name}", -rc)
+
+    @property
+    def ifindex(self) -> int:
+        """The interface of an XDP link; 0: it is gone."""
+        index = ffi.new("uint32_t *")
+        checked(f"link {self.pin.name}", lib.xg_link_ifindex(self.fd, index))
+        return int(index[0])
+
+    def remove(self) -> None:
+        """Detaches the program and removes the pin."""
+        lib.bpf_link_detach(self.fd)
+        self.pin.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptor; the pin keeps the program attached."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def attach_xdp(pin: Path, program_fd: int, ifindex: int, mode: str) -> tuple[PinnedLink, str]:
+    """Attaches an XDP program in the best mode that is allowed.
+
+    Args:
+        mode: "native", "skb", or "auto": native, and skb if the driver has no native mode.
+
+    Returns:
+        The link and the mode that was picked.
+    """
+    flags = {"native": lib.XDP_FLAGS_DRV_MODE, "skb": lib.XDP_FLAGS_SKB_MODE}
+    wanted = ("native", "skb") if mode == "auto" else (mode,)
+    for attempt in wanted:
+        try:
+            what = f"attach XDP ({attempt})"
+            link = PinnedLink.create(pin, program_fd, ifindex, lib.BPF_XDP, flags[attempt], what)
+        except HostError as error:
+            if attempt == wanted[-1] or os.strerror(errno.EOPNOTSUPP) not in str(error):
+                raise
+        else:
+            return link, attempt
+    raise AssertionError("the loop returns or raises")
+
+
+def attached_mode(ifindex: int) -> str | None:
+    """How a program is attached to the interface: "native", "skb", or None."""
+    program_id = ffi.new("uint32_t *")
+    mode = ffi.new("uint8_t *")
+    checked("query XDP", lib.xg_xdp_attached(ifindex, program_id, mode))
+    return {1: "native", 2: "skb"}.get(mode[0])
+
+
+def attach_sockops(pin: Path, program_fd: int, cgroup: Path) -> PinnedLink:
+    """Attaches a sockops program to a cgroup v2."""
+    try:
+        fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise HostError(f"cgroup {cgroup}: {error.strerror}; set [dataplane] cgroup") from None
+    try:
+        what = f"attach sockops to {cgroup}"
+        return PinnedLink.create(pin, program_fd, fd, lib.BPF_CGROUP_SOCK_OPS, 0, what)
+    finally:
+        os.close(fd)
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map gives for one key."""
+    return checked("number of CPUs", lib.libbpf_num_possible_cpus())

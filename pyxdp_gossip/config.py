@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The operator's configuration: frozen dataclasses, read from TOML, each wrong value one line."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyxdp_gossip.config_table import TableReader
+from pyxdp_gossip.errors import ConfigError
+from pyxdp_gossip.session import Address, Service, format_endpoint
+
+HOST_ID_MAX = 65000  # XG_HOST_MAX: the ids above are marks of the session table
+KEY_BYTES = 32  # AES-256 and ChaCha20 keys; also the entropy that HKDF-SHA256 can carry
+KEY_ID_MAX = 65535  # 16 bits in the datagram's header; 0 says "not sealed"
+KEYS_MAX = 16  # a rotation needs two; more only slow down the search for a mistake
+SERVICES_MAX = 4096  # slots of one host; the dictionary is told to every peer each second
+PEERS_MAX = 1024  # [[peer]] is for replays and tests
+SITE_MAX = 65535  # 16 bits in the datagram's header
+SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
+DEFAULT_TUNNEL_PORT = 6080  # GUE: draft-ietf-intarea-gue section 8.1 (IANA)
+DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
+
+KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
+    "": ("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
+    "host": ("id", "interface", "address"),
+    "gossip": (
+        *("group", "members", "port", "key_file", "insecure", "cipher", "site"),
+        *("preset", "flood_group", "flush_interval_ms"),
+    ),
+    "service": ("vip", "port", "protocol"),
+    "dataplane": (
+        *("plane", "mode", "tunnel_port", "cgroup", "pins"),
+        *("flood_rate_pps", "flood_new_rate_pps"),
+    ),
+    "table": ("sessions_v4", "sessions_v6"),
+    "metrics": ("listen",),
+    "control": ("socket",),
+    "peer": ("id", "address", "mac", "gateway_mac"),
+}
+"""Every key of every table; "" is the file itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How fast the gossip notices things, and what that costs. Milliseconds, unless named else."""
+
+    heartbeat_ms: int = 100
+    """Between two heartbeats. Less finds a dead host sooner and costs `hosts / heartbeat_ms`
+    datagrams a millisecond at each host."""
+    suspect_after: int = 3
+    """Missed heartbeats that make a host suspect: `heartbeat_ms * suspect_after` of silence.
+    More tolerates more loss and finds a death later."""
+    probe_interval_ms: int = 50
+    """Between two probes of a suspect host. A death is known after
+    `heartbeat_ms * suspect_after + probe_interval_ms * probe_attempts` (500 ms)."""
+    probe_attempts: int = 4
+    """Unanswered probes that make a host dead. More is surer and slower by one interval each."""
+    silent_probe_interval_ms: int = 500
+    """Between two probes of a host that answers them while its agent is silent."""
+    hello_interval_ms: int = 100
+    """Between two HELLOs of a joining host, until somebody welcomes it."""
+    alone_ms: int = 1000
+    """Nobody heard for so long after the start: the host is alone, thus synced. More is surer
+    when switches learn a multicast group slowly, and delays the first host of a POP."""
+    settle_ms: int = 300
+    """From the first WELCOME on, how long other members may turn up before the host calls itself
+    synced: three heartbeats, so that each member was heard."""
+    join_timeout_ms: int = 10_000
+    """A join that is not complete by then says *partial*; the missing shards are asked for on."""
+    pull_retry_ms: int = 300
+    """No datagram of an asked-for shard for so long: ask again. Each further try waits one
+    `pull_retry_ms` more, at most ten of them."""
+    shard_tick_ms: int = 1
+    """Between two bursts of shard datagrams."""
+    shard_burst: int = 8
+    """Shard datagrams a tick, over all askers. `1400 bytes * shard_burst / shard_tick_ms` is the
+    most that joins cost this host's link: 90 Mbit/s; more joins faster and drowns slow readers."""
+    services_ms: int = 1000
+    """Between two multicasts of this host's service dictionary, in case one was lost."""
+    flush_interval_ms: int = 1
+    """The longest an OPEN waits for others to share its datagram. Zero sends each at once."""
+    claim_interval_ms: int = 100
+    """A session is claimed again at most once in such an interval, whatever the packets say."""
+    who_has_per_s: int = 200
+    """WHO-HAS datagrams a second (32 questions each). More heals faster after a storm and costs
+    every host's kernel one look-up a question."""
+    who_has_burst: int = 20
+    """WHO-HAS datagrams that may be sent at once after a quiet time."""
+    who_has_timeout_ms: int = 300
+    """Questions that some host has not answered by then are dropped: nothing is marked."""
+    clock_drift_ms: int = 1000
+    """A peer's clock further ahead than this is not adopted, and counted."""
+    linger_s: int = 60
+    """How long an entry closed from FIN_WAIT or CLOSING stays (seconds): TIME_WAIT of Linux."""
+    unowned_ms: int = 1000
+    """How long the mark "no host has this session" lives: one retransmission of the client."""
+
+
+PRESETS: Mapping[str, Timing] = {
+    "lan": Timing(),
+    # Many hosts share the cores of one machine: start sooner, suspect later.
+    "loopback": Timing(suspect_after=5, alone_ms=500),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One gossip key: `id` is 1..65535, `secret` is (32,) bytes."""
+
+    id: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"Key(id={self.id}, secret=...)"
+
+
+def generate_key_line(random: Callable[[int], bytes], key_id: int = 1) -> str:
+    """One line for a key file, without the line's end.
+
+    Args:
+        random: gives so many cryptographically random bytes (`os.urandom`).
+        key_id: 1..65535, unique in the file.
+    """
+    return f"{key_id} {base64.b64encode(random(KEY_BYTES)).decode('ascii')}"
+
+
+def parse_keys(text: str, label: str) -> tuple[Key, ...]:
+    """Read a key file: one key a line, `id base64(32 bytes)`; blank lines and `#` lines pass.
+
+    Raises:
+        ConfigError: names the file, the line and what is expected; never shows a secret.
+    """
+    keys: list[Key] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        key = _parse_key(words)
+        if key is None:
+            raise ConfigError(
+                f"{label}:{number}: expected `id base64(32 bytes)` with an id of 1..{KEY_ID_MAX}; "
+                "make a line with `pyxdp-gossip keygen`"
+            )
+        if any(key.id == other.id for other in keys):
+            raise ConfigError(f"{label}:{number}: key id {key.id} is there twice; change one")
+        keys.append(key)
+    if not 1 <= len(keys) <= KEYS_MAX:
+        raise ConfigError(
+            f"{label}: has {len(keys)} keys, expected 1..{KEYS_MAX}; "
+            "make one with `pyxdp-gossip keygen`"
+        )
+    return tuple(keys)
+
+
+def _parse_key(words: list[str]) -> Key | None:
+    if len(words) != 2 or not (words[0].isascii() and words[0].isdigit() and len(words[0]) <= 5):
+        return None
+    try:
+        secret = base64.b64decode(words[1], validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    key_id = int(words[0])
+    return Key(key_id, secret) if len(secret) == KEY_BYTES and 1 <= key_id <= KEY_ID_MAX else None
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """[host]: who this host is. `address` None: the first one of the interface."""
+
+    id: int
+    interface: str
+    address: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GossipConfig:
+    """[gossip]: with whom, how sealed and how fast.
+
+    Either `group` is set (multicast) or `members` is not empty (unicast); `port` serves both.
+    `flood_group` is None in unicast mode. `keys` is empty if and only if `insecure`.
+    """
+
+    group: Address | None
+    members: tuple[Address, ...]
+    port: int
+    flood_group: Address | None
+    keys: tuple[Key, ...]
+    insecure: bool
+    cipher: str
+    site: int
+    preset: str
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneConfig:
+    """[dataplane]: how packets are taken and sent.
+
+    `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
+    The two rates are floods a second, for sessions seen before and for never-seen ones.
+    """
+
+    plane: str
+    mode: str
+    tunnel_port: int
+    cgroup: Path | None
+    pins: Path
+    flood_rate_pps: int
+    flood_new_rate_pps: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableConfig:
+    """[table]: room for so many sessions, all hosts' together."""
+
+    sessions_v4: int
+    sessions_v6: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """[[peer]]: a host whose templates are built without the kernel. `mac` is (6,) bytes."""
+
+    id: int
+    address: Address
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; `warnings` are lines to log at start."""
+
+    host: HostConfig
+    gossip: GossipConfig
+    services: tuple[Service, ...]
+    dataplane: DataplaneConfig
+    table: TableConfig
+    metrics_listen: tuple[Address, int] | None
+    control_socket: Path
+    peers: tuple[PeerConfig, ...]
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a TOML file; a relative `key_file` is relative to it.
+
+        Raises:
+            ConfigError: the file cannot be read, or a value is wrong.
+        """
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is no TOML: {error}") from None
+        return cls.from_dict(data, label=str(path), folder=path.parent)
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, label: str = "configuration", folder: Path | None = None
+    ) -> Config:
+        """Build from what `tomllib` gives.
+
+        Args:
+            data: the tables of design section 9.
+            label: how errors name the source.
+            folder: what a relative `key_file` is relative to; default the working directory.
+
+        Raises:
+            ConfigError: a key is unknown, missing or wrong.
+        """
+        top = TableReader(label, "", data, KNOWN_KEYS)
+        host = _read_host(top.table("host"))
+        gossip, warnings = _read_gossip(top.table("gossip"), folder or Path())
+        services = _read_services(top.tables("service", SERVICES_MAX), label)
+        dataplane = _read_dataplane(top.table("dataplane", optional=True), host.id)
+        return cls(
+            host=host,
+            gossip=gossip,
+            services=services,
+            dataplane=dataplane,
+            table=_read_table(top.table("table", optional=True)),
+            metrics_listen=_read_metrics(top.table("metrics", optional=True)),
+            control_socket=_read_control(top.table("control", optional=True), host.id),
+            peers=_read_peers(top.tables("peer", PEERS_MAX)),
+            warnings=warnings,
+        )
+
+
+def _read_host(table: TableReader) -> HostConfig:
+    host = HostConfig(
+        id=table.integer("id", 0, HOST_ID_MAX),
+        interface=table.interface("interface"),
+        address=table.address("address", optional=True),
+    )
+    if host.address is not None and (host.address.is_multicast or host.address.is_unspecified):
+        raise table.error("address", str(host.address), "this host's own unicast address")
+    return host
+
+
+def _read_gossip(table: TableReader, folder: Path) -> tuple[GossipConfig, tuple[str, ...]]:
+    group, members, port = _read_reach(table)
+    flood_group = table.address("flood_group", optional=True)
+    if flood_group is not None and (group is None or not flood_group.is_multicast):
+        raise table.error("flood_group", str(flood_group), "a multicast address, beside `group`")
+    if group is not None and flood_group is None:
+        flood_group = group + 1
+    if group and flood_group and (flood_group == group or group.version != flood_group.version):
+        raise table.error("flood_group", str(flood_group), f"another address than {group}, same IP")
+    if flood_group is not None and not flood_group.is_multicast:
+        raise table.error("group", str(group), "a group with a further multicast address after it")
+    insecure = table.boolean("insecure", False)
+    keys, warnings = _read_keys(table, folder, insecure)
+    preset = table.choice("preset", tuple(PRESETS), "lan")
+    flush_ms = table.integer("flush_interval_ms", 0, 1000, PRESETS[preset].flush_interval_ms)
+    gossip = GossipConfig(
+        group=group,
+        members=members,
+        port=port,
+        flood_group=flood_group,
+        keys=keys,
+        insecure=insecure,
+        cipher=table.choice("cipher", ("aes-256-gcm", "chacha20-poly1305"), "aes-256-gcm"),
+        site=table.integer("site", 0, SITE_MAX, 0),
+        preset=preset,
+        timing=replace(PRESETS[preset], flush_interval_ms=flush_ms),
+    )
+    return gossip, warnings
+
+
+def _read_reach(table: TableReader) -> tuple[Address | None, tuple[Address, ...], int]:
+    """Multicast group and port, or unicast members and port."""
+    endpoint = table.endpoint("group", optional=True)
+    members = table.addresses("members")
+    if endpoint is None and not members:
+        raise table.error("group", None, 'a multicast group, "239.192.7.1:7946", or `members`')
+    if endpoint is None:
+        return None, members, table.integer("port", 1, 65535)
+    if members or table.has("port"):
+        raise table.error("group", format_endpoint(*endpoint), "either `group`, or `members`")
+    if not endpoint[0].is_multicast:
+        raise table.error("group", format_endpoint(*endpoint), "a multicast address with a port")
+    return endpoint[0], (), endpoint[1]
+
+
+def _read_keys(
+    table: TableReader, folder: Path, insecure: bool
+) -> tuple[tuple[Key, ...], tuple[str, ...]]:
+    name = table.text("key_file", optional=True)
+    if insecure:
+        if name is not None:
+            raise table.error("insecure", True, "`insecure = true` or a `key_file`, not both")
+        return (), ("gossip is not sealed (insecure = true): whoever reaches the group owns it",)
+    if name is None:
+        raise table.error(
+            "key_file", None, "a file with a line of `pyxdp-gossip keygen`, or `insecure = true`"
+        )
+    path = folder / name
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="ascii")
+    except OSError as error:
+        what = f"a readable file ({error.strerror}); make it with `pyxdp-gossip keygen`"
+        raise table.error("key_file", str(path), what) from None
+    except UnicodeDecodeError:
+        raise table.error("key_file", str(path), "a text file of key lines") from None
+    warnings: tuple[str, ...] = ()
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        warnings = (f"{path}: other users can read this key; chmod 600 it",)
+    return parse_keys(text, str(path)), warnings
+
+
+def _read_services(tables: list[TableReader], label: str) -> tuple[Service, ...]:
+    services: list[Service] = []
+    if not tables:
+        raise ConfigError(f"{label}: no [[service]] is there; add one with vip, port and protocol")
+    for table in tables:
+        vip = table.address("vip")
+        assert vip is not None  # not optional
+        if vip.is_multicast or vip.is_unspecified:
+            raise table.error("vip", str(vip), "a unicast address")
+        protocol = table.choice("protocol", ("tcp", "udp"))
+        service = Service(
+            vip, table.integer("port", 1, 65535), "tcp" if protocol == "tcp" else "udp"
+        )
+        if service in services:
+            raise table.error("vip", str(service), "each service once; remove one of the two")
+        services.append(service)
+    return tuple(services)
+
+
+def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
+    cgroup = table.text("cgroup", optional=True)
+    pins = table.text("pins", optional=True)
+    return DataplaneConfig(
+        plane=table.choice("plane", ("xdp", "xsk"), "xdp"),
+        mode=table.choice("mode", ("auto", "native", "skb"), "auto"),
+        tunnel_port=table.integer("tunnel_port", 1, 65535, DEFAULT_TUNNEL_PORT),
+        cgroup=None if cgroup is None else Path(cgroup),
+        pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
+        flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
+        flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
+    )
+
+
+def _read_table(table: TableReader) -> TableConfig:
+    return TableConfig(
+        sessions_v4=table.integer("sessions_v4", 1, SESSIONS_MAX, 1_048_576),
+        sessions_v6=table.integer("sessions_v6", 1, SESSIONS_MAX, 262_144),
+    )
+
+
+def _read_metrics(table: TableReader) -> tuple[Address, int] | None:
+    return table.endpoint("listen", optional=True)
+
+
+def _read_control(table: TableReader, host_id: int) -> Path:
+    socket = table.text("socket", optional=True)
+    return Path(socket if socket is not None else f"/run/pyxdp-gossip/host-{host_id}.sock")
+
+
+def _read_peers(tables: list[TableReader]) -> tuple[PeerConfig, ...]:
+    peers: list[PeerConfig] = []
+    for table in tables:
+        address = table.address("address")
+        assert address is not None  # not optional
+        own, gateway = table.mac("mac"), table.mac("gateway_mac")
+        mac = own or gateway
+        if mac is None or (own and gateway):
+            raise table.error("mac", None, "either `mac` or `gateway_mac`, like 02:00:00:00:00:01")
+        peer = PeerConfig(table.integer("id", 0, HOST_ID_MAX), address, mac)
+        if any(peer.id == other.id for other in peers):
+            raise table.error("id", peer.id, "each peer once; remove one of the two")
+        peers.append(peer)
+    return tuple(peers)

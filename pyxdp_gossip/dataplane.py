@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The data path of one host: programs, maps and what is attached, behind one context manager."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final, Self
+
+from pyxdp_gossip import bpf_object, netlink
+from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
+from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
+from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.session import Service, packed16
+from pyxdp_gossip.stats import NAMES, Statistics
+from pyxdp_gossip.templates import HeaderTemplate
+
+NO_TEMPLATE: Final = 0xFFFF
+ENTRIES_A_BUCKET: Final = 4
+FILL: Final = 0.8  # what the table reaches without a refusal
+RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
+EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
+PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+FILTER_NAME: Final = "pyxdp_gossip"
+
+CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6s4x")  # struct xg_config
+SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
+SERVICE: Final = struct.Struct("<HH")
+PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCookies:
+    """The cookies of one peer, (8,) bytes each; `*_old` are of the previous key.
+
+    Attributes:
+        unicast, unicast_old: from the peer to this host.
+        flood, flood_old: from the peer to the flood group.
+        reply: from this host to the peer.
+    """
+
+    unicast: bytes
+    flood: bytes
+    reply: bytes
+    unicast_old: bytes
+    flood_old: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneSettings:
+    """What the data path must know before it starts.
+
+    Attributes:
+        services: each service's slot, 0..65534, stable for this host.
+        mode: "auto", "native" or "skb".
+        pins: this host's folder in a BPF file system.
+        cgroup: a cgroup v2 that holds the proxy.
+        flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
+            before and for others; 0: no limit.
+        flood_burst_s: how many seconds of its rate a budget may spend at once.
+    """
+
+    host: int
+    interface: str
+    address: IPv4Address
+    flood_group: IPv4Address
+    tunnel_port: int
+    services: Mapping[Service, int]
+    sessions_v4: int
+    sessions_v6: int
+    mode: str
+    pins: Path
+    cgroup: Path
+    flood_rate_pps: int
+    flood_new_rate_pps: int
+    flood_burst_s: float = 0.05
+
+
+def buckets_for(sessions: int) -> int:
+    """The number of buckets, a power of two, that holds so many sessions at the rated fill."""
+    needed = max(1, int(sessions / FILL / ENTRIES_A_BUCKET))
+    return 1 << (needed - 1).bit_length()
+
+
+@dataclass(slots=True)
+class _Attached:
+    """What this process attached, for taking it down in the reverse order."""
+
+    xdp: PinnedLink | None = None
+    sockops: PinnedLink | None = None
+    mode: str = ""
+    filter: bool = False
+    group: bool = False
+    taken_over: bool = field(default=False)
+
+
+class Dataplane:
+    """Programs, maps, tables and links of one host.
+
+    `open()` loads everything, `attach_sessions()` and `attach_packets()` put it to work,
+    `detach()` takes it off; a process that dies between leaves it at work, and the next one
+    takes its place. Everything runs in the caller's network namespace. Not thread-safe.
+
+    Raises:
+        HostError: a missing privilege, kernel feature, interface or file system.
+    """
+
+    def __init__(self, settings: DataplaneSettings) -> None:
+        self.settings = settings
+        self._objects: list[BpfObject] = []
+        self._maps: dict[str, BpfMap] = {}
+        self._attached = _Attached()
+        self._template_of: dict[int, int] = {}
+        self._free_templates = list(range(1023, -1, -1))
+        self._retired: list[int] = []
+        self._generation = 0
+        self._peer_addresses: dict[int, IPv4Address] = {}
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.detach()
+        self.close()
+
+    # ---- life ----
+
+    def open(self) -> None:
+        """Loads the programs and fills in what does not change while they run."""
+        settings = self.settings
+        netlink.ensure_bpffs(settings.pins)
+        self._link = netlink.link(settings.interface)
+        settings.pins.mkdir(parents=True, exist_ok=True)
+        buckets4, buckets6 = buckets_for(settings.sessions_v4), buckets_for(settings.sessions_v6)
+        try:
+            redirect = BpfObject(
+                "redirect", max_entries={"sessions4": buckets4 + 1, "sessions6": buckets6 + 1}
+            )
+            self._objects.append(redirect)
+            self._objects.append(BpfObject("sessions", shared=redirect.maps))
+            self._maps = dict(redirect.maps)
+            self._open_memory(buckets4, buckets6)
+        except BaseException:
+            self.close()
+            raise
+        for service, slot in settings.services.items():
+            self._add_service(service, slot)
+
+    def _open_memory(self, buckets4: int, buckets6: int) -> None:
+        self.owners = OwnerStates(memory=self._maps["owners"].memory())
+        self.table4 = SessionTable(
+            4, buckets4, self.owners, memory=self._maps["sessions4"].memory()
+        )
+        self.table6 = SessionTable(
+            6, buckets6, self.owners, memory=self._maps["sessions6"].memory()
+        )
+        self._templates = memoryview(self._maps["templates"].memory())
+        self._config = memoryview(self._maps["config"].memory())
+        self._heartbeat = self._config[:8].cast("Q")
+        self.socket_events = EventRing(self._maps["socket_events"].fd, RING_BYTES)
+        self.packet_events = EventRing(self._maps["packet_events"].fd, RING_BYTES)
+        self._write_config(NO_TEMPLATE)
+
+    def _write_config(self, flood_template: int) -> None:
+        settings = self.settings
+        rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
+        new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+        self._config[8 : CONFIG.size] = CONFIG.pack(
+            0,
+            netlink.netns_cookie(),
+            new_ns,
+            seen_ns,
+            int(settings.flood_burst_s * 1e9),
+            settings.address.packed,
+            settings.flood_group.packed,
+            struct.pack("!H", settings.tunnel_port),
+            settings.host,
+            flood_template,
+            self._link.mac,
+        )[8:]
+
+    def _add_service(self, service: Service, slot: int) -> None:
+        key = SERVICE_KEY.pack(
+            packed16(service.vip), struct.pack("!H", service.port), PROTOCOLS[service.protocol]
+        )
+        self._maps["services"].update(key, SERVICE.pack(slot, 0))
+
+    def close(self) -> None:
+        """Frees what this process holds; what is attached stays attached. Repeatable."""
+        for link in (self._attached.xdp, self._attached.sockops):
+            if link:
+                link.close()
+        for bpf in reversed(self._objects):
+            bpf.close()
+        self._objects.clear()
+
+    # ---- attaching ----
+
+    @property
+    def has_predecessor(self) -> bool:
+        """True if a crashed or killed agent's program is still at work on the interface."""
+        link = PinnedLink.find(self.settings.pins / "xdp")
+        if link is None:
+            return False
+        try:
+            return link.ifindex == self._link.index
+        finally:
+            link.close()
+
+    def attach_sessions(self) -> None:
+        """Attaches the sockops program; sockets that open from now on are told."""
+        pin = self.settings.pins / "sockops"
+        fd = self._objects[1].program_fd("xg_sessions")
+        old = PinnedLink.find(pin)
+        if old and old.replace(fd):
+            self._attached.sockops = old
+            return
+        if old:
+            old.close()
+        self._attached.sockops = bpf_object.attach_sockops(pin, fd, self.settings.cgroup)
+
+    def attach_packets(self) -> str:
+        """Attaches the XDP program, or puts it in a predecessor's place.
+
+        Returns:
+            "native" or "skb".
+        """
+        settings, index = self.settings, self._link.index
+        pin = settings.pins / "xdp"
+        fd = self._objects[0].program_fd("xg_redirect")
+        netlink.join_group_address(index, settings.flood_group)
+        self._attached.group = True
+        if self._link.kind == "veth":
+            filter_fd = self._objects[0].program_fd("xg_host_type")
+            netlink.attach_ingress_filter(index, filter_fd, FILTER_NAME)
+            self._attached.filter = True
+        old = PinnedLink.find(pin)
+        if old and old.ifindex == index and old.replace(fd):
+            self._attached.xdp = old
+            self._attached.mode = bpf_object.attached_mode(index) or "native"
+            return self._attached.mode
+        if old:
+            old.remove()
+        link, mode = bpf_object.attach_xdp(pin, fd, index, settings.mode)
+        self._attached.xdp, self._attached.mode = link, mode
+        return mode
+
+    @property
+    def mode(self) -> str:
+        """How the XDP program is attached: "native", "skb", or "" before it is."""
+        return self._attached.mode
+
+    def detach(self) -> None:
+        """Takes everything off the interface and the cgroup, pins included. Repeatable."""
+        attached, self._attached = self._attached, _Attached()
+        for link in (attached.xdp, attached.sockops):
+            if link:
+                link.remove()
+        if attached.filter:
+            netlink.detach_ingress_filter(self._link.index, FILTER_NAME)
+        if attached.group:
+            netlink.leave_group_address(self._link.index, self.settings.flood_group)
+        if attached.xdp or attached.sockops:
+            _remove_folder(self.settings.pins)
+
+    # ---- hosts ----
+
+    def heartbeat(self, now: int) -> None:
+        """Says that the agent runs; `now` in ns of CLOCK_MONOTONIC."""
+        self._heartbeat[0] = now
+
+    def set_flood_template(self, template: HeaderTemplate) -> None:
+        """What misses are sent with from now on."""
+        index = self._write_template(template)
+        old = self._template_of.pop(-1, None)
+        self._template_of[-1] = index
+        self._write_config(index)
+        self._retire(old)
+
+    def set_template(self, host: int, template: HeaderTemplate | None) -> None:
+        """Publishes the headers to a host, atomically; None: there is no way to it now."""
+        index = self._write_template(template) if template else None
+        self.owners.set_template(host, index)
+        old = self._template_of.pop(host, None)
+        if index is not None:
+            self._template_of[host] = index
+        self._retire(old)
+
+    def _write_template(self, template: HeaderTemplate) -> int:
+        if not self._free_templates:
+            raise HostError("more than 511 hosts in the POP: the template array is full")
+        index = self._free_templates.pop()
+        self._generation += 1
+        packed = template.pack(self._generation & 0xFFFFFFFF)
+        self._templates[index * len(packed) : (index + 1) * len(packed)] = packed
+        return index
+
+    def _retire(self, index: int | None) -> None:
+        """A template that was replaced is written again only many changes later: a program that
+        has just read its index may still copy it."""
+        if index is not None:
+            self._retired.append(index)
+        if len(self._retired) > 256:
+            self._free_templates.insert(0, self._retired.pop(0))
+
+    def set_peer(self, host: int, address: IPv4Address, cookies: PeerCookies) -> None:
+        """Accepts tunnel packets of a host from this outer address."""
+        old = self._peer_addresses.get(host)
+        if old is not None and old != address:
+            self.drop_peer(host)
+        value = PEER.pack(
+            host, cookies.unicast, cookies.unicast_old, cookies.flood, cookies.flood_old,
+            cookies.reply,
+        )  # fmt: skip
+        self._maps["peers"].update(packed16(address), value)
+        self._peer_addresses[host] = address
+
+    def drop_peer(self, host: int) -> None:
+        """Refuses tunnel packets of a host from now on."""
+        address = self._peer_addresses.pop(host, None)
+        if address is not None:
+            self._maps["peers"].delete(packed16(address))
+
+    # ---- questions ----
+
+    @property
+    def socket_events_fd(self) -> int:
+        """Readable while sockets' events wait."""
+        return self._maps["socket_events"].fd
+
+    @property
+    def packet_events_fd(self) -> int:
+        """Readable while packets' events wait."""
+        return self._maps["packet_events"].fd
+
+    def _counter(self, index: int) -> tuple[int, ...]:
+        cpus = bpf_object.possible_cpus()
+        value = self._maps["counters"].lookup(struct.pack("<I", index), 8 * cpus)
+        return struct.unpack(f"<{cpus}Q", value or bytes(8 * cpus))
+
+    def socket_events_lost(self) -> int:
+        """How many sockets' events the kernel could not tell: compare with its sockets."""
+        return sum(self._counter(NAMES.index("socket_events_lost")))
+
+    def statistics(self) -> Statistics:
+        """A snapshot of the counters."""
+        return Statistics.from_per_cpu([self._counter(index) for index in range(len(NAMES))])
+
+    def kernel_knows(self, frame: bytes) -> bool:
+        """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of
+        this host hold its session, and does the segment fit?"""
+        fd = self._objects[0].program_fd("xg_question")
+        return bpf_object.test_run(fd, frame, ifindex=self._link.index).action == "pass"
+
+    def test_run(self, frame: bytes) -> bpf_object.TestRun:
+        """Runs the XDP program on one frame, as if it came from the interface."""
+        fd = self._objects[0].program_fd("xg_redirect")
+        return bpf_object.test_run(fd, frame, ifindex=self._link.index)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes this host's pin folder, and the common one above it if it is empty."""
+    for candidate in (folder, folder.parent):
+        try:
+            candidate.rmdir()
+        except OSError:
+            return

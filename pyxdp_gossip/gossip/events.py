@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the caller tells the gossip core, and what the core tells the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from pyxdp_gossip.session import Address, Service
+
+
+class MemberState(Enum):
+    """What this host thinks of another one; the first four are *active*."""
+
+    ALIVE = "alive"
+    DRAINING = "draining"
+    SUSPECT = "suspect"  # heartbeats missed; being probed
+    SILENT = "silent"  # the agent is down, the host answers probes
+    DEAD = "dead"  # neither
+    LEFT = "left"
+
+    @property
+    def active(self) -> bool:
+        """Whether the host may own sessions and gets strays."""
+        return self not in (MemberState.DEAD, MemberState.LEFT)
+
+
+# ---- from the core to the caller ----
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged:
+    """A host is new, has another state, or another tunnel end."""
+
+    host: int
+    state: MemberState
+    address: Address
+    tunnel_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeWanted:
+    """Ask the host's XDP program whether it is there; answer with `ProbeAnswered`."""
+
+    host: int
+    address: Address
+    tunnel_port: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """This host knows every member's sessions; `partial`: some did not come in time."""
+
+    partial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateHost:
+    """Another host has this id. `fatal`: this one is the younger and must stop."""
+
+    fatal: bool
+    address: tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class AskKernel:
+    """Does this kernel know these sessions? Answer with `KernelAnswer` of the same numbers.
+
+    `questions` are struct xg_event records, kind MISS, with this host's service slots.
+    `asker` may be this host itself.
+    """
+
+    asker: int
+    number: int
+    questions: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownService:
+    """`records` of a host's batch are about services that this host does not have."""
+
+    host: int
+    records: int
+
+
+OutgoingEvent = MemberChanged | ProbeWanted | Synced | DuplicateHost | AskKernel | UnknownService
+
+
+# ---- from the caller to the core ----
+
+
+@dataclass(frozen=True, slots=True)
+class SocketEvents:
+    """struct xg_event records of kind OPEN, CLOSE, CLOSE_LINGER and CLAIM."""
+
+    records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """struct xg_event records of kind MISS: flooded packets nobody is known to own."""
+
+    records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Misdirected:
+    """struct xg_event records of kind MISDIRECTED: a host sent what this kernel does not know."""
+
+    records: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    """The host's XDP program answered the probe with this nonce."""
+
+    host: int
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAnswer:
+    """The answer to `AskKernel`: whether this kernel knows each question's session."""
+
+    asker: int
+    number: int
+    mine: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesChanged:
+    """This host's services after a reload: slot → service. Slots never change their service."""
+
+    services: Mapping[int, Service]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Tell everyone not to expect new sessions here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Tell everyone that this host goes; the core is silent after it."""
+
+
+IncomingEvent = (
+    SocketEvents
+    | Misses
+    | Misdirected
+    | ProbeAnswered
+    | KernelAnswer
+    | ServicesChanged
+    | Drain
+    | Leave
+)

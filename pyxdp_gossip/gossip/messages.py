@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What hosts tell each other: one value type for each section of a datagram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pyxdp_gossip.session import Address, Service
+
+
+class HostState(IntEnum):
+    """What a host says of itself."""
+
+    JOINING = 1
+    ACTIVE = 2
+    DRAINING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Number of a log batch, without gaps in an incarnation, and the clock of its OPENs."""
+
+    number: int
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A host's state, where its tunnel ends, and its last batch, so that a lost tail shows."""
+
+    state: HostState
+    tunnel_port: int
+    last_batch: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """A part of a host's dictionary: index in its log → service.
+
+    A new `generation` voids what was told before; parts of one generation add up.
+    """
+
+    generation: int
+    entries: tuple[tuple[int, Service], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Tell me who you are; with `pull`, and send me your shard under the name `request`."""
+
+    request: int
+    pull: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to one HELLO of one incarnation of one host."""
+
+    request: int
+    host: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEntry:
+    """A member as another one knows it."""
+
+    host: int
+    tunnel_port: int
+    incarnation: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The other active hosts that the sender knows, the silent ones included."""
+
+    entries: tuple[MemberEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Datagram `number` (from 0) of a shard, as of log position `position`."""
+
+    request: int
+    number: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEnd:
+    """The shard named `request` has `count` datagrams."""
+
+    request: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The sender goes; its sessions are void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A session somebody looks for, by the asker's service index.
+
+    `address` is (16,) bytes, an IPv4 client in the first four, the rest zero.
+    """
+
+    family: int
+    index: int
+    client_port: int
+    seq: int
+    ack: int
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WhoHas:
+    """A numbered batch of questions to all active hosts."""
+
+    number: int
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Bit i of `not_mine`: the sender's kernel does not know question i."""
+
+    number: int
+    not_mine: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A session, by the teller's service index; `address` as in `Question`."""
+
+    family: int
+    index: int
+    client_port: int
+    address: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotMine:
+    """Packets of these sessions came from you, and the sender's kernel does not know them."""
+
+    strays: tuple[Stray, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """To one incarnation of the sender's own id: you are the younger of two, stop."""
+
+    host: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A section of ownership records, which only the codec reads."""
+
+    kind: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A section of a later version; skipped and counted."""
+
+    kind: int
+
+
+Message = (
+    Batch
+    | Heartbeat
+    | Services
+    | Hello
+    | Welcome
+    | Members
+    | Shard
+    | ShardEnd
+    | Leaving
+    | WhoHas
+    | Answer
+    | NotMine
+    | Duplicate
+    | Records
+    | Unknown
+)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Seals and opens datagrams: sub-keys, nonces, replay windows, and the tunnel's cookie."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from pyxdp_gossip.config import Key
+from pyxdp_gossip.errors import PeerError
+from pyxdp_gossip.gossip.wire import HEADER, DatagramType, Header, decode_header, encode_header
+
+REPLAY_WINDOW = 1024  # datagrams that may overtake each other; RFC 6479 uses the same size
+SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic ones get in
+WINDOWS_PER_SENDER = 4  # this start, the one before it, and two hosts with one id
+COOKIE_BYTES = 8  # what GUE's private data carries of the keyed cookie
+INSECURE_SECRET = hashlib.sha256(b"pyxdp-gossip insecure: known to everybody").digest()
+"""The secret of POPs that chose to have none: their cookies only catch mistakes."""
+
+_SUBKEY_INFO = b"pyxdp-gossip datagram v1 "
+_COOKIE_INFO = b"pyxdp-gossip tunnel cookie v1"
+
+Aead = AESGCM | ChaCha20Poly1305
+CIPHERS: dict[str, Callable[[bytes], Aead]] = {
+    "aes-256-gcm": AESGCM,
+    "chacha20-poly1305": ChaCha20Poly1305,
+}
+
+
+def hkdf_sha256(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """HKDF with SHA-256.
+
+    Source: RFC 5869 section 2.
+    """
+    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+
+
+def tunnel_cookie(secret: bytes, source: bytes, destination: bytes) -> bytes:
+    """The cookie that a tunnelled packet carries from `source` to `destination`.
+
+    Args:
+        secret: (32,) bytes, the sending key, or `INSECURE_SECRET`.
+        source: (16,) bytes, outer source address, IPv4 as IPv4-mapped.
+        destination: (16,) bytes, likewise.
+
+    Returns:
+        (8,) bytes.
+
+    Raises:
+        ValueError: an address is not 16 bytes.
+    """
+    if len(source) != 16 or len(destination) != 16:
+        raise ValueError(f"addresses are {len(source)} and {len(destination)} bytes, expected 16")
+    key = hkdf_sha256(secret, b"", _COOKIE_INFO, 32)
+    return hmac.digest(key, source + destination, "sha256")[:COOKIE_BYTES]
+
+
+class ReplayWindow:
+    """Which counters of one sub-key were seen: each is accepted once.
+
+    Source: RFC 6479 (its window of blocks is one integer here, of `REPLAY_WINDOW` bits).
+    """
+
+    def __init__(self) -> None:
+        self._highest = -1
+        self._seen = 0  # bit i: highest - i
+
+    def accept(self, counter: int) -> bool:
+        """Note a counter; False if it was seen or is too old to know."""
+        ahead = counter - self._highest
+        if ahead > 0:
+            # A jump beyond the window leaves nothing of it, and must not shift by 2**64.
+            kept = self._seen << ahead if ahead < REPLAY_WINDOW else 0
+            self._seen = (kept | 1) & ((1 << REPLAY_WINDOW) - 1)
+            self._highest = counter
+            return True
+        bit = 1 << -ahead if -ahead < REPLAY_WINDOW else 0
+        if bit == 0 or self._seen & bit:
+            return False
+        self._seen |= bit
+        return True
+
+
+class Envelope:
+    """Seals this start's datagrams with the first key and opens those of any key.
+
+    Args:
+        host: this host's id.
+        incarnation: of this start, 64 bits.
+        salt: random for this start, 64 bits: with it no clock can make a nonce repeat.
+        site: POP of this host; datagrams of others are refused.
+        keys: first sends, any opens; empty for a POP that seals nothing.
+        cipher: a name of `CIPHERS`; the same on all hosts.
+    """
+
+    def __init__(
+        self,
+        host: int,
+        incarnation: int,
+        salt: int,
+        *,
+        site: int = 0,
+        keys: Sequence[Key] = (),
+        cipher: str = "aes-256-gcm",
+    ) -> None:
+        self._site = site
+        self._host = host
+        self.incarnation = incarnation
+        self.salt = salt
+        self._counter = 0
+        self._aead = CIPHERS[cipher]
+        self._secrets = {key.id: key.secret for key in keys}
+        self._key_id = keys[0].id if keys else 0
+        self._subkeys: OrderedDict[tuple[int, int, int, int], Aead] = OrderedDict()
+        self._windows: dict[int, dict[tuple[int, int], ReplayWindow]] = {}
+        self._sealing = self._derive(self._key_id, host, incarnation, salt) if keys else None
+
+    def _derive(self, key_id: int, sender: int, incarnation: int, salt: int) -> Aead:
+        info = _SUBKEY_INFO + sender.to_bytes(2, "big") + incarnation.to_bytes(8, "big")
+        secret = self._secrets[key_id]
+        return self._aead(hkdf_sha256(secret, salt.to_bytes(8, "big"), info, 32))
+
+    def seal(self, kind: DatagramType, payload: bytes) -> bytes:
+        """One datagram; each has the next counter, so no nonce is used twice."""
+        counter = self._counter
+        self._counter += 1
+        header = encode_header(
+            Header(
+                *(kind, self._sealing is None, self._key_id, self._site, self._host),
+                *(self.incarnation, self.salt, counter),
+            )
+        )
+        if self._sealing is None:
+            return header + payload
+        return header + self._sealing.encrypt(_nonce(counter), payload, header)
+
+    def open(self, data: bytes) -> tuple[Header, bytes]:
+        """Check and open a datagram of a peer.
+
+        Raises:
+            PeerError: malformed, of another site, plain where sealed ones are expected or the
+                other way round, an unknown key, a bad seal, or seen before.
+        """
+        header = decode_header(data)
+        if header.site != self._site:
+            raise PeerError("wrong_site")
+        if header.plain != (self._sealing is None):
+            raise PeerError("plain_refused" if header.plain else "sealed_refused")
+        payload = data[HEADER.size :] if header.plain else self._decrypt(header, data)
+        self._check_replay(header)
+        return header, payload
+
+    def _decrypt(self, header: Header, data: bytes) -> bytes:
+        if header.key_id not in self._secrets:
+            raise PeerError("unknown_key")
+        name = (header.key_id, header.sender, header.incarnation, header.salt)
+        aead = self._subkeys.get(name) or self._derive(*name)
+        sealed, clear = data[HEADER.size :], data[: HEADER.size]
+        try:
+            payload = aead.decrypt(_nonce(header.counter), sealed, clear)
+        except InvalidTag:
+            raise PeerError("bad_seal") from None
+        self._subkeys[name] = aead
+        self._subkeys.move_to_end(name)
+        if len(self._subkeys) > SUBKEYS_MAX:
+            self._subkeys.popitem(last=False)
+        return payload
+
+    def _check_replay(self, header: Header) -> None:
+        """After the seal only, or a forger could move the window."""
+        windows = self._windows.setdefault(header.sender, {})
+        start = (header.incarnation, header.salt)
+        if start not in windows:
+            # What is older than all kept starts may be a replay from before they were heard.
+            if len(windows) == WINDOWS_PER_SENDER:
+                oldest = min(windows)
+                if start < oldest:
+                    raise PeerError("replayed")
+                del windows[oldest]
+            windows[start] = ReplayWindow()
+        if not windows[start].accept(header.counter):
+            raise PeerError("replayed")
+
+
+def _nonce(counter: int) -> bytes:
+    """(12,) bytes; RFC 5116 section 3.2, with the fixed part in the sub-key instead."""
+    return counter.to_bytes(12, "big")

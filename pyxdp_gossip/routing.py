@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Keeps the header templates and the accepted peers in step with the members and the routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from pyxdp_gossip import netlink
+from pyxdp_gossip.dataplane import Dataplane, PeerCookies
+from pyxdp_gossip.gossip.sealing import tunnel_cookie
+from pyxdp_gossip.session import packed16
+from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate, multicast_mac
+
+
+@dataclass(slots=True)
+class _Peer:
+    address: IPv4Address
+    tunnel_port: int
+    template: HeaderTemplate | None = None
+    neighbour: netlink.Neighbour | None = None
+
+
+class Routing:
+    """Headers to every active host, by the kernel's routes and neighbours.
+
+    Args:
+        secrets: the gossip keys, the sending one first; the cookies come from the first two.
+    """
+
+    def __init__(
+        self, dataplane: Dataplane, interface: str, address: IPv4Address, secrets: list[bytes]
+    ) -> None:
+        self._dataplane = dataplane
+        self._interface = interface
+        self._address = address
+        self._secrets = secrets
+        self._peers: dict[int, _Peer] = {}
+        self._flood: HeaderTemplate | None = None
+
+    def _cookie(self, source: IPv4Address, destination: IPv4Address, key: int = 0) -> bytes:
+        secret = self._secrets[min(key, len(self._secrets) - 1)]
+        return tunnel_cookie(secret, packed16(source), packed16(destination))
+
+    def reply_cookie(self, peer: IPv4Address) -> bytes:
+        """What a probe's reply from this peer carries."""
+        return self._cookie(peer, self._address)
+
+    def probe_cookie(self, peer: IPv4Address) -> bytes:
+        """What a probe to this peer must carry."""
+        return self._cookie(self._address, peer)
+
+    def add(self, host: int, address: IPv4Address, tunnel_port: int) -> None:
+        """Accepts a host's tunnel packets and looks for the way to it. Repeatable."""
+        peer = self._peers.get(host)
+        if peer and (peer.address, peer.tunnel_port) == (address, tunnel_port):
+            return
+        if peer:
+            self.remove(host)
+        group = self._dataplane.settings.flood_group
+        cookies = PeerCookies(
+            unicast=self._cookie(address, self._address),
+            unicast_old=self._cookie(address, self._address, 1),
+            flood=self._cookie(address, group),
+            flood_old=self._cookie(address, group, 1),
+            reply=self._cookie(self._address, address),
+        )
+        self._dataplane.set_peer(host, address, cookies)
+        self._peers[host] = _Peer(address, tunnel_port)
+        self._refresh_peer(host)
+
+    def remove(self, host: int) -> None:
+        """Refuses a host's tunnel packets and forgets the way to it."""
+        peer = self._peers.pop(host, None)
+        if peer is None:
+            return
+        self._dataplane.drop_peer(host)
+        self._dataplane.set_template(host, None)
+        others = {other.neighbour for other in self._peers.values()}
+        if peer.neighbour and peer.neighbour not in others:
+            netlink.release_neighbour(peer.neighbour)
+
+    def refresh(self) -> None:
+        """Asks the kernel again for every way: after a change, and while one is missing."""
+        self._refresh_flood()
+        for host in self._peers:
+            self._refresh_peer(host)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a way to every host."""
+        return all(peer.template for peer in self._peers.values())
+
+    def _refresh_flood(self) -> None:
+        settings = self._dataplane.settings
+        link = netlink.link(self._interface)
+        template = HeaderTemplate.build(
+            source=self._address,
+            destination=settings.flood_group,
+            source_mac=link.mac,
+            destination_mac=multicast_mac(settings.flood_group),
+            tunnel_port=settings.tunnel_port,
+            cookie=self._cookie(self._address, settings.flood_group),
+            mtu=link.mtu,
+            mark=MARK_FLOOD,
+        )
+        if template != self._flood:
+            self._dataplane.set_flood_template(template)
+            self._flood = template
+
+    def _refresh_peer(self, host: int) -> None:
+        peer = self._peers[host]
+        peer.neighbour = netlink.keep_neighbour(peer.address)
+        hop = netlink.resolve(peer.address)
+        template = None
+        if hop is not None:
+            template = HeaderTemplate.build(
+                source=self._address,
+                destination=peer.address,
+                source_mac=hop.source_mac,
+                destination_mac=hop.destination_mac,
+                tunnel_port=peer.tunnel_port,
+                cookie=self._cookie(self._address, peer.address),
+                mtu=hop.mtu,
+            )
+        if template != peer.template:
+            self._dataplane.set_template(host, template)
+            peer.template = template

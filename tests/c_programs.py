@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Compiles and runs the C test programs of tests/c under AddressSanitizer and UBSan."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+ROOT = Path(__file__).parents[1]
+FLAGS = (
+    "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing",
+    "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer",
+)  # fmt: skip
+
+
+@cache
+def _folder() -> Path:
+    return Path(mkdtemp(prefix="xg-c-"))
+
+
+@cache
+def build(name: str, compiler: str = "gcc") -> Path:
+    """Compiles tests/c/NAME.c, once a test run; the path of the program."""
+    target = _folder() / f"{name}-{compiler}"
+    source = ROOT / "tests" / "c" / f"{name}.c"
+    words = [compiler, *FLAGS, f"-I{ROOT / 'csrc'}", str(source), "-o", str(target)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def run(program: Path, *arguments: str, data: bytes = b"") -> str:
+    """Runs a program that must succeed; what it printed."""
+    done = subprocess.run([program, *arguments], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout.decode()

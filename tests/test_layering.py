@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which module may import which: the layers of docs/architecture.md, enforced."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "pyxdp_gossip"
+
+# Module or folder → what of the package it may import. A folder may import itself.
+ALLOWED = {
+    "errors": set(),
+    "session": set(),
+    "config_table": {"errors", "session"},
+    "config": {"config_table", "errors", "session"},
+    "_native": set(),
+    "_libxdp_build": set(),
+    "gossip": {"_native", "config", "errors", "session"},
+    "templates": set(),
+    "stats": {"_native"},
+    "gossip_socket": {"config", "errors", "session"},
+    "netlink_socket": {"errors"},
+    "netlink_follower": {"netlink_socket", "errors"},
+    "sockets_diag": {"netlink_socket", "errors", "session"},
+    "ingress_filter": {"netlink_socket", "errors"},
+    "kernel_mounts": {"errors"},
+    "netlink": {
+        "errors", "session", "netlink_socket", "netlink_follower", "sockets_diag",
+        "ingress_filter", "kernel_mounts",
+    },
+    "bpf_object": {"_libxdp", "errors"},
+    "dataplane": {
+        "_native", "bpf_object", "errors", "netlink", "session", "stats", "templates",
+    },
+    "routing": {"dataplane", "errors", "netlink", "session", "templates", "gossip"},
+    "agent": {
+        "_native", "config", "dataplane", "errors", "gossip", "gossip_socket", "netlink",
+        "questions", "routing", "session", "stats", "templates",
+    },
+    "questions": {"dataplane", "gossip", "session", "errors"},
+    "node": {"agent", "config", "errors", "gossip", "session", "stats"},
+    "popbox": {"errors", "netlink", "bpf_object"},
+    "cli": {"config", "errors", "node", "popbox", "stats"},
+    "__main__": {"cli"},
+    "__init__": {
+        "config", "errors", "gossip", "node", "session", "stats", "templates", "_native",
+    },
+}  # fmt: skip
+
+# What does I/O: not for the pure modules.
+PURE = ("errors", "session", "config_table", "templates", "stats", "gossip")
+DOES_IO = {
+    "asyncio", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",
+    "socket", "subprocess", "threading", "time",
+}  # fmt: skip
+
+
+def unit_of(path: Path) -> str:
+    """The name under which a file stands in ALLOWED: its module, or its folder."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".pyx").removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, those of the package by full name."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            module = node.module or ""
+            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return names
+
+
+def package_units(path: Path) -> set[str]:
+    found = set()
+    for name in imports_of(path):
+        if name.startswith("pyxdp_gossip."):
+            unit = name.split(".")[1]
+            if (PACKAGE / f"{unit}.py").exists() or (PACKAGE / unit).is_dir():
+                found.add(unit)
+            elif unit.startswith("_"):
+                found.add(unit)
+    return found - {unit_of(path)}
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_layer_allows(path: Path) -> None:
+    unit = unit_of(path)
+    assert unit in ALLOWED, f"{unit} has no line in ALLOWED"
+    assert package_units(path) <= ALLOWED[unit]
+
+
+def test_the_arrows_have_no_cycle() -> None:
+    seen: list[str] = []
+
+    def visit(unit: str, way: tuple[str, ...]) -> None:
+        assert unit not in way, " → ".join((*way, unit))
+        if unit not in seen:
+            for below in ALLOWED.get(unit, set()):
+                visit(below, (*way, unit))
+            seen.append(unit)
+
+    for unit in ALLOWED:
+        visit(unit, ())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if unit_of(path) in PURE],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_a_pure_module_imports_nothing_that_does_io(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports_of(path)} & DOES_IO
+
+
+def test_the_c_core_knows_no_python_and_bpf_only_uapi_headers() -> None:
+    for path in (ROOT / "csrc").rglob("*.[ch]"):
+        assert "Python.h" not in path.read_text(), path.name
+    shared = {"xg_types.h", "packet_parse.h", "header_template.h", "stats.h", "decide.h",
+              "session_lookup.h", "siphash.h"}  # fmt: skip
+    for name in shared:
+        for line in (ROOT / "csrc" / name).read_text().splitlines():
+            if line.startswith("#include <"):
+                assert line.startswith("#include <linux/"), f"{name}: {line}"
