@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python3-dev python3-venv
-DEBIAN_RUN := iproute2 util-linux nginx-light haproxy ethtool nftables
-DEBIAN_TEST := libclang-rt-14-dev bpftool
+DEBIAN_RUN := bpftool iproute2 util-linux nginx-light haproxy ethtool nftables
+DEBIAN_TEST := libclang-rt-14-dev
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
-	pyxdp_gossip/_native.pyx pyxdp_gossip/_native.pxd pyxdp_gossip/_libxdp_build.py \
+	pyxdp_gossip/_native.pyx pyxdp_gossip/_native.pxd pyxdp_gossip/_native_packets.pxi pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
 .PHONY: help setup demo test test-full lint bench clean

@@ -84,6 +84,7 @@ NATIVE = Extension(
     depends=[
         *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.h")),
         "pyxdp_gossip/_native.pxd",
+        "pyxdp_gossip/_native_packets.pxi",
     ],
     include_dirs=["csrc"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fno-strict-aliasing"]

@@ -144,3 +144,47 @@ cdef extern from "record_codec.h" nogil:
                            size_t budget) noexcept
     int xg_apply(xg_tables tables, u16 own_host, const xg_section *section,
                  const xg_moment *moment, xg_apply_result *result, xg_event *rivals) noexcept
+
+
+cdef extern from "event_ring.h" nogil:
+    struct xg_event_ring
+    int xg_event_ring_open(int fd, size_t bytes, xg_event_ring **ring) noexcept
+    size_t xg_event_ring_read(xg_event_ring *ring, xg_event *events, size_t limit) noexcept
+    void xg_event_ring_close(xg_event_ring *ring) noexcept
+
+
+cdef extern from "header_template.h" nogil:
+    struct xg_template:
+        u16 len
+        u16 mtu
+
+
+cdef extern from "forward.h" nogil:
+    struct xg_forward_service:
+        u16 slot
+    struct xg_frame:
+        u8 *data
+        u32 len
+        u32 headroom
+        u32 ending
+    struct xg_forwarder:
+        const xg_session_table *table4
+        const xg_session_table *table6
+        const xg_owner_state *owners
+        const xg_template *templates
+        u32 template_count
+        u16 host
+        u16 flood_template
+        const xg_forward_service *services
+        u32 service_count
+        u64 counters[1]
+    int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept
+
+
+cdef extern from "reconcile.h" nogil:
+    struct xg_reconcile_key:
+        u8 family
+    long long xg_reconcile(const xg_session_table *table4, const xg_session_table *table6,
+                         u16 own_host, const xg_event *dump, size_t count,
+                         xg_reconcile_key *scratch, xg_event *out, size_t limit,
+                         u64 now_ns) noexcept

@@ -12,9 +12,12 @@ from array import array
 from dataclasses import dataclass
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-ABSENT = 65534  # find_burst: no valid entry; above every host id
+cdef enum:
+    XG_HOST_ABSENT = 65534  # above every host id, below the mark "unowned"
+
+ABSENT = XG_HOST_ABSENT  # find_burst: no valid entry
 UNOWNED = XG_HOST_UNOWNED  # find_burst and get: the mark "no host has this session"
 LINGER = XG_META_LINGER  # flag: closed, kept for the last packets
 SERVICE_UNKNOWN = XG_SERVICE_UNKNOWN  # in a translation: not a service of this host
@@ -27,8 +30,8 @@ HASH_KEY_BYTES = 16
 EPOCHS_BETWEEN_SWEEPS = 250
 
 # All that one call of encode can have to say: an ending and an OPEN of each session, 6 headers.
-DEF_ENCODE_HEADERS = 6
-ENCODE_MAX = XG_BATCH_MAX * 2 * XG_RECORD6_LEN + DEF_ENCODE_HEADERS * XG_SECTION_HEADER_LEN
+ENCODE_MAX = XG_BATCH_MAX * 2 * XG_RECORD6_LEN + 6 * XG_SECTION_HEADER_LEN
+SECTION_MIN = XG_RECORD6_LEN + XG_SECTION_HEADER_LEN  # one record of the larger kind
 SECTION_MAX = 65535 + XG_SECTION_HEADER_LEN  # a section's length field has 16 bits
 
 
@@ -320,7 +323,7 @@ cdef class SessionTable:
                 burst = <unsigned int>min(count - at, <Py_ssize_t>XG_BURST_MAX)
                 xg_session_table_find_burst(self._table, &view[at * self._key_len], burst, metas)
                 for i in range(burst):
-                    owners[at + i] = xg_meta_owner(metas[i]) if metas[i] else 65534
+                    owners[at + i] = xg_meta_owner(metas[i]) if metas[i] else XG_HOST_ABSENT
                 at += burst
         return result
 
@@ -439,6 +442,8 @@ cdef class OwnershipLog:
         cdef size_t length
         if family not in (4, 6):
             raise ValueError(f"family is {family}, expected 4 or 6")
+        if room < SECTION_MIN:
+            raise ValueError(f"budget is {budget} bytes, expected {SECTION_MIN} or more")
         table = self._table4 if family == 4 else self._table6
         length = xg_shard_encode((<SessionTable>table)._table, self._host, &cursor,
                                  <u8 *>PyBytes_AS_STRING(out), room)
@@ -477,3 +482,6 @@ cdef class OwnershipLog:
                            PyBytes_FromStringAndSize(<char *>rivals,
                                                      result.rivals * sizeof(xg_event)),
                            result.rivals_dropped)
+
+
+include "_native_packets.pxi"

@@ -74,8 +74,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._next_housekeeping = 0
         self._sweep = [0, 0]
-        self._lost_seen = 0
-        self._overflows_seen = 0
+        self._missed_seen = (0, 0, 0)
         self._unflagged: set[bytes] = set()
         self._probes: dict[int, tuple[int, IPv4Address]] = {}
 
@@ -148,7 +147,7 @@ class Agent:
         self.follower = enter(netlink.Follower())
         self.destroyed = enter(netlink.DestroyListener(tcp))
         for descriptor, reader in (
-            *((descriptor, self._read_gossip) for descriptor in self.gossip.filenos()),
+            *((descriptor, self._read_gossip) for descriptor in self.gossip.filenos),
             (self.probe.fileno(), self._read_probes),
             (self.follower.fileno(), self._read_changes),
             (self.destroyed.fileno(), self._read_destroyed),
@@ -259,6 +258,7 @@ class Agent:
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": dict(self.dataplane.statistics().counters),
             "gossip": asdict(self.core.counters),
+            "socket": asdict(self.gossip.counters),
             "table": {name: len(table) for name, table in tables.items()},
         }
 
@@ -310,9 +310,13 @@ class Agent:
                 linger_ms=timing.linger_s * 1000,
                 unowned_ms=timing.unowned_ms,
             )
-        lost = self.dataplane.socket_events_lost()
-        if lost != self._lost_seen or self.destroyed.overflows != self._overflows_seen:
-            self._lost_seen, self._overflows_seen = lost, self.destroyed.overflows
+        missed = (
+            self.dataplane.socket_events_lost(),
+            self.destroyed.overflows,
+            self.destroyed.unnamed,  # sockets that ended without saying which they were
+        )
+        if missed != self._missed_seen:
+            self._missed_seen = missed
             self._resync(now)
         if not self.routing.complete:
             self.routing.refresh()

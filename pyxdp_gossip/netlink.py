@@ -6,19 +6,12 @@ Every function speaks to the network namespace that the calling thread is in.
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
-import os
 import socket
-import struct
-import sys
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_MCAUTOJOIN, ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import (
     NTF_EXT_LEARNED,
     NTF_USE,
@@ -28,20 +21,27 @@ from pyroute2.netlink.rtnl.ndmsg import (
 )
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.ingress_filter import attach_ingress_filter, detach_ingress_filter
+from pyxdp_gossip.interfaces import (
+    MAC_BYTES,
+    Link,
+    first_address,
+    join_group_address,
+    leave_group_address,
+    link,
+    mac_address,
+    mac_and_mtu,
+)
 from pyxdp_gossip.kernel_mounts import cgroup2_mount, ensure_bpffs
 from pyxdp_gossip.netlink_follower import Follower
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_ACK,
     NLM_F_CREATE,
-    NLM_F_DUMP,
     NLM_F_EXCL,
     NetlinkError,
     NetlinkSocket,
-    attributes,
-    decode,
+    decoded_reply,
     encode,
     host_error,
 )
@@ -70,26 +70,10 @@ __all__ = [
 
 Address = IPv4Address | IPv6Address
 
-
-RTM_GETLINK = 18
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_GETROUTE = 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
-
-IFF_UP = 0x1
-IFF_LOWER_UP = 0x10000  # the carrier; not in Python's socket module
-IFNAMSIZ = 16
-IFLA_ADDRESS, IFLA_MTU = 1, 4
-IFINFMSG_END = 32  # nlmsghdr and ifinfmsg: here the attributes of a link begin
-MAC_BYTES = 6
-RTEXT_FILTER_SKIP_STATS = 8  # a link's counters are half of its message, and nobody reads them
 RTN_UNICAST = 1
-RT_SCOPE_UNIVERSE = 0
 NTF_EXT_MANAGED = 1
-
-SIOCETHTOOL = 0x8946
-ETHTOOL_GDRVINFO = 0x03
-ETHTOOL_GCHANNELS = 0x3C
 
 # Marks the neighbour entries that this program made managed (`ip neigh` shows "proto 88"), so that
 # release never touches one that the operator manages. 88 is nobody's in rt_protos.

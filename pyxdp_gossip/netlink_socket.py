@@ -40,6 +40,9 @@ NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK = 270
 NETLINK_EXT_ACK = 11
 
+# Not in Python's socket module: like SO_RCVBUF, but past net.core.rmem_max (CAP_NET_ADMIN).
+SO_RCVBUFFORCE = 33
+
 # The kernel fills at most 32 KiB of a dump into one datagram; a single reply (a link with many
 # attributes) stays below that as well.
 RECEIVE_BYTES = 64 * 1024
@@ -227,10 +230,6 @@ def decoded_reply(netlink: NetlinkSocket, message_class: Any, question: bytes) -
 
 class InterruptedDumpError(Exception):
     """The dumped table changed while it was read (NLM_F_DUMP_INTR)."""
-
-
-# Not in Python's socket module: like SO_RCVBUF, but past net.core.rmem_max (CAP_NET_ADMIN).
-SO_RCVBUFFORCE = 33
 
 
 def raise_if_refused(data: memoryview, flags: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -363,9 +364,10 @@ def no_flood_rows() -> Iterator[Golden]:
         yield to_owner(name, frame, "stray_forwarded", PEER, flood=False)
 
 
-def plain_rows() -> list[Golden]:
+@cache
+def plain_rows() -> tuple[Golden, ...]:
     """All rows of packets without a tunnel header; they need no kernel and no socket."""
-    return [
+    return (
         *decision_rows(),
         *shape_rows(),
         *unread_rows(),
@@ -374,4 +376,4 @@ def plain_rows() -> list[Golden]:
         *service_rows(),
         *size_rows(),
         *no_flood_rows(),
-    ]
+    )

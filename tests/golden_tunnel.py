@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -269,9 +270,10 @@ def not_tunnel_rows() -> Iterator[Golden]:
     yield row("TCP to the tunnel port", segment, "passed_no_service")
 
 
-def tunnel_rows() -> list[Golden]:
+@cache
+def tunnel_rows() -> tuple[Golden, ...]:
     """All rows of packets with a tunnel header."""
-    return [
+    return (
         *delivery_rows(),
         *unknown_rows(),
         *refused_rows(),
@@ -279,4 +281,4 @@ def tunnel_rows() -> list[Golden]:
         *ecn_rows(),
         *probe_rows(),
         *not_tunnel_rows(),
-    ]
+    )

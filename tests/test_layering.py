@@ -26,9 +26,10 @@ ALLOWED = {
     "sockets_diag": {"netlink_socket", "errors", "session"},
     "ingress_filter": {"netlink_socket", "errors"},
     "kernel_mounts": {"errors"},
+    "interfaces": {"errors", "netlink_socket"},
     "netlink": {
         "errors", "session", "netlink_socket", "netlink_follower", "sockets_diag",
-        "ingress_filter", "kernel_mounts",
+        "ingress_filter", "interfaces", "kernel_mounts",
     },
     "bpf_object": {"_libxdp", "errors"},
     "dataplane": {

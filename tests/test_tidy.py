@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINES_A_FUNCTION = 70
 COLUMNS = 100
 LINES_A_FILE = 500
-SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".c", ".h", ".sh"}
+SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".pxi", ".c", ".h", ".sh"}
 LEFTOVERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|\bprint\(.*debug|breakpoint\(\)|\bpdb\b")
 # Where a C function begins: a line that starts with a name and whose brace stands alone.
 C_FUNCTION = re.compile(r"^\w[^;=]*\)\n\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)

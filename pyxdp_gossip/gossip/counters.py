@@ -21,11 +21,13 @@ class GossipCounters:
     outgoing_dropped: int = 0
     """Datagrams given up because the caller did not take them in time."""
     malformed_datagram: int = 0
-    """Refused: shorter than a header, longer than 1400 bytes, or key id and plain flag disagree."""
+    """Refused: shorter than a header, longer than 1400 bytes, or its fields cannot be."""
     malformed_section: int = 0
     """Refused: a section ends behind its datagram, or there are too many."""
     malformed_body: int = 0
     """Refused: a section's body is too short or holds an impossible value."""
+    malformed_records: int = 0
+    """Refused: a section that is no row of records; nothing of it was applied."""
     unknown_version: int = 0
     """Refused: of another version of the wire format."""
     unknown_type: int = 0
@@ -100,6 +102,8 @@ class GossipCounters:
     """Missed sessions asked for."""
     misses_dropped: int = 0
     """Missed sessions not asked for: the budget or the queue was full."""
+    marks_refused: int = 0
+    """Sessions that no host knows, and the table had no room to say so."""
     sessions_unowned: int = 0
     """Sessions that no host knows, by every active host's word."""
     questions_received: int = 0

@@ -9,7 +9,7 @@ from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.messages import Batch
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval
-from pyxdp_gossip.gossip.records import EVENT, EventKind, OwnershipLog, check_records
+from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, EventKind, OwnershipLog, check_records
 from pyxdp_gossip.gossip.wire import BATCH_BUDGET, DatagramType
 
 CLAIMS_PER_INTERVAL = 4096  # a storm of claims waits; each claim's packet comes again
@@ -51,8 +51,9 @@ class OwnLog:
             if not self._log.pending:
                 self._date = self._clock.tick(now)
                 self._oldest_at = now
+            position = (self.number + 1) & POSITION_MASK
             count = self._log.absorb(
-                records, clock=self._date, position=self.number + 1, now_ms=now // NS_PER_MS
+                records, clock=self._date, position=position, now_ms=now // NS_PER_MS
             )
             self._tally.add("events_absorbed", count)
             records = records[count * EVENT.size :]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ from pyxdp_gossip.gossip.messages import (
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.own_log import OwnLog
 from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
-from pyxdp_gossip.gossip.records import EVENT, OwnershipLog
+from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, OwnershipLog
 from pyxdp_gossip.gossip.sequence import Arrival
 from pyxdp_gossip.gossip.shard_service import ShardService
 from pyxdp_gossip.gossip.strays import StrayNotices
@@ -192,12 +193,18 @@ class Receiver:
             return
         member = delivery.member
         clock, position = delivery.dated
-        result = self.log.apply(
-            *(member.host, records.kind, records.body, member.translation),
-            clock=clock,
-            position=position,
-            now_ms=delivery.now // NS_PER_MS,
-        )
+        try:
+            result = self.log.apply(
+                *(member.host, records.kind, records.body, member.translation),
+                clock=clock,
+                position=position & POSITION_MASK,
+                now_ms=delivery.now // NS_PER_MS,
+            )
+        except OSError as error:
+            if error.errno != errno.EBADMSG:
+                raise
+            self.tally.add("malformed_records")
+            return
         for name in ("applied", "stale", "lost", "refused", "unknown_service"):
             self.tally.add(f"records_{name}", getattr(result, name))
         if result.unknown_service:

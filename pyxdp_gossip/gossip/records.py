@@ -10,6 +10,7 @@ from typing import Protocol
 
 EVENT = struct.Struct("=BBH2sHII16sQ")  # struct xg_event of csrc/xg_types.h
 NO_SLOT = 0xFFFF  # in a translation: this host does not have the service
+POSITION_MASK = (1 << 32) - 1  # the codec compares log positions modulo 2**32
 _SLOT = struct.Struct("=H")
 
 
@@ -106,7 +107,9 @@ class OwnershipLog(Protocol):
         clock: int,
         position: int,
         now_ms: int,
-    ) -> ApplyResult: ...
+    ) -> ApplyResult:
+        """Enter one section; OSError EBADMSG if its body is no row of records."""
+        ...
 
 
 class OwnerStates(Protocol):
@@ -131,4 +134,6 @@ class SessionTable(Protocol):
 
     def get(self, key: bytes) -> Entry | None: ...
     def remove(self, key: bytes) -> object: ...
-    def mark_unowned(self, key: bytes, now_ms: int) -> object: ...
+    def mark_unowned(self, key: bytes, now_ms: int) -> bool:
+        """Mark that no host has it; False if one claimed it; OSError ENOSPC if there is no room."""
+        ...

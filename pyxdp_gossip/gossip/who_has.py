@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pyxdp_gossip.gossip.messages import Answer, Question, WhoHas
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval, TokenBucket
 from pyxdp_gossip.gossip.records import (
+    EVENT,
     NO_SLOT,
     EventKind,
     EventRecord,
@@ -71,7 +73,7 @@ class Asker:
         check_records(records)
         self._now = now
         misses = unpack_records(records, QUEUE_MAX)
-        self._tally.add("misses_dropped", len(records) // 40 - len(misses))
+        self._tally.add("misses_dropped", len(records) // EVENT.size - len(misses))
         for miss in misses:
             if len(self._queue) >= QUEUE_MAX or not self._recent.passes(miss.key, now):
                 self._tally.add("misses_dropped")
@@ -137,8 +139,18 @@ class Asker:
             nobody &= rnd.not_mine[host]
         for i, miss in enumerate(rnd.misses):
             if nobody >> i & 1:
-                self._tables[miss.family].mark_unowned(miss.key, now // NS_PER_MS)
-                self._tally.add("sessions_unowned")
+                self._mark(miss, now)
+
+    def _mark(self, miss: EventRecord, now: int) -> None:
+        try:
+            marked = self._tables[miss.family].mark_unowned(miss.key, now // NS_PER_MS)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._tally.add("marks_refused")
+        else:
+            # Else somebody claimed it since the question.
+            self._tally.add("sessions_unowned", int(marked))
 
 
 @dataclass(slots=True)

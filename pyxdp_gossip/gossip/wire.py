@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from pyxdp_gossip.config import HOST_ID_MAX
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import (
     Answer,
@@ -132,7 +133,7 @@ def decode_header(data: bytes) -> Header:
 
     Raises:
         PeerError: too short or long, another version or type, plain with a key id or sealed
-            without.
+            without, or the sender is no host id.
     """
     if not HEADER.size <= len(data) <= DATAGRAM_MAX:
         raise PeerError("malformed_datagram")
@@ -140,7 +141,7 @@ def decode_header(data: bytes) -> Header:
     if version != VERSION:
         raise PeerError("unknown_version")
     plain = bool(kind & FLAG_PLAIN)
-    if plain != (key_id == 0):
+    if plain != (key_id == 0) or sender > HOST_ID_MAX:
         raise PeerError("malformed_datagram")
     try:
         datagram_type = DatagramType(kind & ~FLAG_PLAIN)
@@ -271,7 +272,7 @@ def _encode_members(members: Members) -> bytes:
 def _decode_members(body: bytes) -> Members:
     entries: list[MemberEntry] = []
     for host, tunnel_port, _, incarnation, address in _rows(_MEMBER, body, MEMBERS_IN_SECTION):
-        if tunnel_port == 0:
+        if tunnel_port == 0 or host > HOST_ID_MAX:
             raise PeerError("malformed_body")
         entries.append(MemberEntry(host, tunnel_port, incarnation, unpacked16(address)))
     return Members(tuple(entries))

@@ -23,7 +23,7 @@ NEED_A_KERNEL = {
 }
 
 
-def _differences(rows: list[Golden]) -> list[str]:
+def _differences(rows: tuple[Golden, ...]) -> list[str]:
     found = []
     for golden in rows:
         world = golden_world(agent_alive=golden.agent_alive, flood=golden.flood)

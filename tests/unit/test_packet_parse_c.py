@@ -14,6 +14,7 @@ from tests import c_programs
 from tests.golden import plain_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.model import NotReadableError, Packet, parse
+from tests.mutations import mutated
 
 # enum xg_parse_reason; of a frame that cannot be read the model knows the ending only.
 OK, NOT_IP, TRUNCATED, BAD_HEADER, NOT_TRANSPORT, FRAGMENT = range(6)
@@ -69,20 +70,6 @@ def assert_same(frames: Sequence[bytes], compiler: str = "gcc") -> None:
     """The C parser and the model read each frame alike."""
     for frame, by_c in zip(frames, parsed_by_c(frames, compiler), strict=True):
         assert by_c == parsed_by_model(frame), frame.hex()
-
-
-def mutated(frame: bytes, source: random.Random) -> bytes:
-    """A frame with up to three bytes changed, and sometimes cut or longer."""
-    data = bytearray(frame)
-    for _ in range(source.randint(0, 3)):
-        data[source.randrange(12, min(len(data), 100))] = source.choice(
-            (0, 1, 4, 5, 6, 17, 41, 43, 44, 45, 60, 0x45, 0x46, 0x60, 0x81, 0xFF)
-        )
-    if source.random() < 0.3:
-        del data[source.randrange(len(data)) :]
-    if source.random() < 0.1:
-        data += source.randbytes(source.randint(1, 60))
-    return bytes(data)
 
 
 def test_gcc_parser_reads_golden_frames_as_the_model_does() -> None:

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Included by _native.pyx: what handles packets and kernel events, beside the table and codec.
+
+
+# ---- counters: the list of csrc/stats.h ----
+
+cdef extern from *:
+    """
+    #include "stats.h"
+
+    struct xg_counter_name { const char *name, *action, *sentence; };
+    #define XG_NAME_ENDING(name, action, sentence) { #name, #action, sentence },
+    #define XG_NAME_SIDE(name, sentence) { #name, "", sentence },
+    static const struct xg_counter_name xg_counter_names[] = {
+        XG_ENDINGS(XG_NAME_ENDING)
+        XG_SIDE_COUNTERS(XG_NAME_SIDE)
+    };
+    """
+    struct xg_counter_name:
+        const char *name
+        const char *action
+        const char *sentence
+    const xg_counter_name xg_counter_names[]
+    int XG_COUNTERS
+
+
+def counter_list():
+    """The data path's counters in the order of the maps.
+
+    Returns:
+        A tuple of (name, action, sentence); the action is "pass", "drop", "tx", or "" for
+        counters that end no frame.
+    """
+    return tuple(
+        (
+            xg_counter_names[index].name.decode(),
+            xg_counter_names[index].action.decode().lower(),
+            xg_counter_names[index].sentence.decode(),
+        )
+        for index in range(XG_COUNTERS)
+    )
+
+
+# ---- EventRing: a BPF ring buffer of struct xg_event ----
+
+cdef class EventRing:
+    """Reads a BPF ring buffer of 40-byte `struct xg_event` records in bursts.
+
+    Args:
+        fd: the map's descriptor; it must outlive the ring.
+        size: the map's max_entries, bytes, a power of two.
+
+    Raises:
+        OSError: the ring cannot be mapped.
+    """
+
+    cdef xg_event_ring *_ring
+
+    def __cinit__(self, int fd, size_t size):
+        check(xg_event_ring_open(fd, size, &self._ring))
+
+    def __dealloc__(self):
+        xg_event_ring_close(self._ring)
+
+    def read(self, size_t limit):
+        """At most `limit` records, oldest first: (n * 40,) bytes; b"" if there are none."""
+        cdef bytearray room = bytearray(limit * sizeof(xg_event))
+        cdef u8 *data = room
+        cdef size_t count
+        with nogil:
+            count = xg_event_ring_read(self._ring, <xg_event *>data, limit)
+        return bytes(room[:count * sizeof(xg_event)])
+
+
+# ---- Forwarder: frames in, frames and endings out ----
+
+cdef class Forwarder:
+    """Decides and encapsulates bursts of frames on plain buffers, as the AF_XDP loop does.
+
+    Asks no kernel: what it decides is right for frames of which this host's sockets know
+    nothing. Not thread-safe.
+
+    Args:
+        host: this host's id.
+        table4, table6: the session tables.
+        owners: the owners' states, the tables' own.
+        templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
+        services: (n * 24,) bytes of `struct xg_forward_service`.
+        flood_template: index into `templates`, or None.
+    """
+
+    cdef xg_forwarder _forwarder
+    cdef object _keep
+    cdef const u8[::1] _templates
+    cdef const u8[::1] _services
+
+    def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
+                  OwnerStates owners not None, const u8[::1] templates not None,
+                  const u8[::1] services not None, flood_template=None):
+        if templates.shape[0] % sizeof(xg_template):
+            raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
+        if services.shape[0] % sizeof(xg_forward_service):
+            raise ValueError(f"services are {services.shape[0]} bytes, no multiple of 24")
+        self._keep = (table4, table6, owners)
+        self._templates = templates
+        self._services = services
+        self._forwarder.host = host
+        self._forwarder.table4 = table4._table
+        self._forwarder.table6 = table6._table
+        self._forwarder.owners = owners._states
+        self._forwarder.template_count = templates.shape[0] // sizeof(xg_template)
+        self._forwarder.service_count = services.shape[0] // sizeof(xg_forward_service)
+        if self._forwarder.template_count:
+            self._forwarder.templates = <const xg_template *>&templates[0]
+        if self._forwarder.service_count:
+            self._forwarder.services = <const xg_forward_service *>&services[0]
+        self._forwarder.flood_template = 0xFFFF if flood_template is None else flood_template
+
+    def forward(self, list frames not None):
+        """Handles at most 64 frames.
+
+        Args:
+            frames: bytes, each from the Ethernet header on.
+
+        Returns:
+            A list of (ending, frame): the name of a counter, and the bytes to pass or send.
+
+        Raises:
+            ValueError: more than 64 frames.
+        """
+        cdef xg_frame burst[64]
+        cdef Py_ssize_t count = len(frames), index
+        cdef u8 *data
+        cdef list rooms = [bytearray(128) + frame for frame in frames]
+        if count > 64:
+            raise ValueError(f"{count} frames, at most 64 a burst")
+        for index in range(count):
+            data = rooms[index]
+            burst[index].data = data + 128
+            burst[index].headroom = 128
+            burst[index].len = len(rooms[index]) - 128
+        check(xg_forward_burst(&self._forwarder, burst, count))
+        return [
+            (
+                xg_counter_names[burst[index].ending].name.decode(),
+                <bytes>burst[index].data[:burst[index].len],
+            )
+            for index in range(count)
+        ]
+
+    def counters(self):
+        """Name to count since the forwarder was made."""
+        return {
+            xg_counter_names[index].name.decode(): self._forwarder.counters[index]
+            for index in range(XG_COUNTERS)
+        }
+
+
+# ---- reconcile: the kernel's sockets against the tables ----
+
+def reconcile(SessionTable table4 not None, SessionTable table6 not None, u16 host,
+              const u8[::1] dump not None, u64 now):
+    """What the tables missed of the kernel's sockets.
+
+    Args:
+        dump: (n * 40,) bytes, OPEN events of all sockets that the kernel holds now.
+        host: this host's id.
+        now: CLOCK_MONOTONIC in ns, the time of the CLOSE events.
+
+    Returns:
+        (m * 40,) bytes: OPEN events that the tables miss, then CLOSE events of this host's
+        entries that have no socket; to be absorbed.
+
+    Raises:
+        ValueError: `dump` is no whole number of events.
+    """
+    cdef size_t count = dump.shape[0] // sizeof(xg_event)
+    cdef size_t limit = count + len(table4) + len(table6)
+    cdef bytearray scratch = bytearray(max(1, count) * sizeof(xg_reconcile_key))
+    cdef bytearray out = bytearray(max(1, limit) * sizeof(xg_event))
+    cdef u8 *keys = scratch
+    cdef u8 *events = out
+    cdef const xg_event *sockets = <const xg_event *>&dump[0] if count else NULL
+    cdef long long found
+    if dump.shape[0] % sizeof(xg_event):
+        raise ValueError(f"dump is {dump.shape[0]} bytes, no multiple of {sizeof(xg_event)}")
+    found = xg_reconcile(table4._table, table6._table, host, sockets, count,
+                         <xg_reconcile_key *>keys, <xg_event *>events, limit, now)
+    if found < 0:
+        check(<int>found)
+    return bytes(out[:found * sizeof(xg_event)])

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The gossip's sockets: multicast and unicast UDP on one port, and the probes' socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.session import Address, format_endpoint
+
+RECEIVE_BUFFER = 8 << 20  # bytes: a second of 64 hosts' shards while this agent is not run
+SEND_BUFFER = 1 << 20  # bytes: some bursts
+DATAGRAM_ROOM = 2048  # more than the longest gossip datagram, so that a longer one shows as such
+PROBE_ROOM = 256  # bytes of a probe's answer
+HOPS = 1  # gossip stays in its broadcast domain
+SO_RXQ_OVFL = 40  # include/uapi/asm-generic/socket.h; not in the socket module
+IP_MULTICAST_ALL = 49  # include/uapi/linux/in.h
+IPV6_MULTICAST_ALL = 29  # include/uapi/linux/in6.h
+SO_RCVBUFFORCE = 33
+_U32 = struct.Struct("=I")
+_ANCILLARY = socket.CMSG_SPACE(_U32.size)
+
+# The network's state of this moment; the datagram is lost, as any may be.
+_EXPECTED = frozenset(
+    {
+        *(errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EPERM, errno.EACCES),
+        *(errno.EAGAIN, errno.ENOBUFS, errno.ECONNREFUSED, errno.EADDRNOTAVAIL, errno.ENODEV),
+        *(errno.EMSGSIZE, errno.EINVAL, errno.EHOSTDOWN),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SocketCounters:
+    """What the sockets counted since they were opened."""
+
+    sent: int = 0
+    """Datagrams that the kernel took."""
+    send_failed: int = 0
+    """Datagrams that the kernel refused: no route, no buffer, a firewall."""
+    received: int = 0
+    """Datagrams handed over."""
+    receive_failed: int = 0
+    """Errors that the kernel reported instead of a datagram."""
+    overflowed: int = 0
+    """Datagrams that the kernel dropped because this agent did not read in time."""
+
+
+class GossipSocket:
+    """Multicast to the group and unicast to hosts, both on the gossip's port.
+
+    Not thread-safe. A context manager; `filenos()` are for poll().
+
+    Args:
+        interface: device that the group is joined on and sent from.
+        address: this host's underlay address, of the group's family; what peers answer to.
+        group: multicast address; None opens the unicast socket only.
+        port: UDP port of both.
+
+    Raises:
+        HostError: a socket cannot be opened; says which and what to do.
+    """
+
+    def __init__(self, interface: str, address: Address, group: Address | None, port: int) -> None:
+        self._counters = SocketCounters()
+        self._overflows: dict[int, int] = {}
+        self._group = None if group is None else (str(group), port)
+        self._sockets: list[socket.socket] = []
+        try:
+            index = socket.if_nametoindex(interface)
+        except OSError:
+            raise HostError(
+                f"interface {interface!r} does not exist; `ip link` lists those that do"
+            ) from None
+        try:
+            self._unicast = self._open(address, port)
+            self._set_multicast_out(self._unicast, index, address)
+            if group is not None:
+                self._join(self._open(group, port), index, group)
+        except OSError as error:
+            self.close()
+            where = format_endpoint(address, port)
+            raise HostError(
+                f"gossip socket {where} on {interface}: {error.strerror}; {_advice(error)}"
+            ) from None
+
+    def _open(self, address: Address, port: int) -> socket.socket:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sockets.append(opened)
+        if address.is_multicast:
+            # Several agents of one machine (a box, a test) may follow one group.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+        opened.bind((str(address), port))
+        return opened
+
+    def _set_multicast_out(self, opened: socket.socket, index: int, address: Address) -> None:
+        if address.version == 4:
+            request = struct.pack("=4s4si", bytes(4), address.packed, index)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
+        else:
+            level = socket.IPPROTO_IPV6
+            opened.setsockopt(level, socket.IPV6_MULTICAST_IF, index)
+            opened.setsockopt(level, socket.IPV6_MULTICAST_HOPS, HOPS)
+            opened.setsockopt(level, socket.IPV6_MULTICAST_LOOP, 0)
+
+    def _join(self, opened: socket.socket, index: int, group: Address) -> None:
+        if group.version == 4:
+            request = struct.pack("=4s4si", group.packed, bytes(4), index)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+            # Only what came by this interface, not what others joined for.
+            opened.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        else:
+            request = struct.pack("=16si", group.packed, index)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+            opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors that become readable."""
+        return tuple(opened.fileno() for opened in self._sockets)
+
+    @property
+    def counters(self) -> SocketCounters:
+        """A snapshot."""
+        return replace(self._counters, overflowed=sum(self._overflows.values()))
+
+    def send(self, destination: tuple[str, int] | None, data: bytes) -> None:
+        """Send one datagram, to the group if `destination` is None; never blocks or raises.
+
+        A datagram that cannot be sent is counted: the gossip treats it as any lost one.
+        """
+        target = self._group if destination is None else destination
+        try:
+            if target is None:
+                raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+            self._unicast.sendto(data, target)
+        except OSError as error:
+            if error.errno not in _EXPECTED:
+                raise
+            self._add(send_failed=1)
+        else:
+            self._add(sent=1)
+
+    def receive(self, most: int) -> list[tuple[bytes, tuple[str, int]]]:
+        """At most `most` datagrams that wait, with their sources; empty if none does."""
+        received: list[tuple[bytes, tuple[str, int]]] = []
+        for opened in self._sockets:
+            while len(received) < most:
+                datagram = self._receive_one(opened)
+                if datagram is None:
+                    break
+                received.append(datagram)
+        self._add(received=len(received))
+        return received
+
+    def _receive_one(self, opened: socket.socket) -> tuple[bytes, tuple[str, int]] | None:
+        try:
+            data, ancillary, _flags, source = opened.recvmsg(DATAGRAM_ROOM, _ANCILLARY)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno not in _EXPECTED:
+                raise
+            self._add(receive_failed=1)
+            return None
+        for level, kind, value in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, SO_RXQ_OVFL) and len(value) >= _U32.size:
+                (self._overflows[opened.fileno()],) = _U32.unpack_from(value)
+        return data, (source[0], source[1])
+
+    def _add(self, **amounts: int) -> None:
+        counts = {name: getattr(self._counters, name) + more for name, more in amounts.items()}
+        self._counters = replace(self._counters, **counts)
+
+    def close(self) -> None:
+        """Close both sockets; the kernel leaves the group."""
+        for opened in self._sockets:
+            opened.close()
+        self._sockets.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def _advice(error: OSError) -> str:
+    advice = {
+        errno.EADDRINUSE: "another agent runs with this address: stop it",
+        errno.EADDRNOTAVAIL: "the interface does not have this address: check [host] address",
+        errno.ENODEV: "the interface cannot do multicast: choose another one in [host]",
+        errno.EACCES: "run it as root",
+        errno.EPERM: "run it as root",
+    }
+    return advice.get(error.errno or 0, "check [host] and [gossip] of the configuration")
+
+
+class ProbeSocket:
+    """An ordinary UDP socket that asks hosts' XDP programs whether they are there.
+
+    Args:
+        address: this host's underlay address: the cookie is over it.
+
+    Raises:
+        HostError: the address is not this machine's.
+    """
+
+    def __init__(self, address: Address) -> None:
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            self._socket.bind((str(address), 0))
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"probe socket on {address}: {error.strerror}; {_advice(error)}"
+            ) from None
+
+    def fileno(self) -> int:
+        """For poll()."""
+        return self._socket.fileno()
+
+    def send(self, address: Address, port: int, payload: bytes) -> bool:
+        """Send one probe; False if the kernel refused it: then there is no answer either."""
+        try:
+            self._socket.sendto(payload, (str(address), port))
+        except OSError as error:
+            if error.errno not in _EXPECTED:
+                raise
+            return False
+        return True
+
+    def receive(self, most: int = 64) -> list[tuple[bytes, tuple[str, int]]]:
+        """At most `most` answers that wait. A closed port's ICMP error is no answer."""
+        received: list[tuple[bytes, tuple[str, int]]] = []
+        for _ in range(most):
+            try:
+                data, source = self._socket.recvfrom(PROBE_ROOM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno not in _EXPECTED:
+                    raise
+                continue
+            received.append((data, (source[0], source[1])))
+        return received
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The session table in one thread: every function, its limits and its errors.
+ */
+#undef NDEBUG
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "session_slots.h"
+
+static struct xg_owner_state owners[XG_OWNERS];
+static const __u64 hash_key[2] = { 0x0706050403020100ull, 0x0f0e0d0c0b0a0908ull };
+
+struct key {
+	__u64 words[XG_KEY_WORDS_MAX];
+};
+
+static struct key key_of(int family, __u64 number)
+{
+	struct key key = { { number } };
+
+	if (family == 6)
+		key = (struct key){ { 0x20010db8, number, number >> 7 & 0xffff } };
+	return key;
+}
+
+static struct xg_session_table *make(int family, __u32 buckets)
+{
+	struct xg_session_table *t;
+
+	assert(xg_session_table_create(&t, family, buckets, NULL, 0, owners, hash_key) == 0);
+	return t;
+}
+
+static int put(struct xg_session_table *t, __u64 number, __u16 owner, __u8 flags, __u32 now_ms)
+{
+	struct key key = key_of(xg_session_table_family(t), number);
+	struct xg_session_claim claim = { owner, flags, 7, number, now_ms };
+
+	return xg_session_table_put(t, key.words, &claim);
+}
+
+/* The owner by both look-ups, which must agree; -1: absent. */
+static int owner_of(struct xg_session_table *t, __u64 number)
+{
+	struct key key = key_of(xg_session_table_family(t), number);
+	struct xg_session_cold cold;
+	__u64 meta = 0, found;
+
+	assert(xg_session_table_find_burst(t, key.words, 1, &found) == 0);
+	if (xg_session_table_get(t, key.words, &meta, &cold) == -ENOENT) {
+		assert(found == 0);
+		return -1;
+	}
+	assert(found == meta && cold.position == 7);
+	assert(cold.opened_at == number);
+	return xg_meta_owner(meta);
+}
+
+static void test_hash_vectors(void)
+{
+	__u64 word = 0x0706050403020100ull;
+
+	/* vectors_sip64[8] of the reference implementation (SipHash-2-4, bytes 0..7). */
+	assert(xg_siphash(hash_key, &word, 1, 2, 4) == 0x93f5f5799a932462ull);
+	for (__u64 hash = 1; hash; hash <<= 1)
+		for (__u32 mask = 1; mask < XG_TABLE_BUCKETS_MAX; mask = mask << 1 | 1) {
+			assert(xg_hash_bucket1(hash, mask) <= mask);
+			assert(xg_hash_bucket2(hash, mask) <= mask);
+			assert(xg_hash_bucket1(hash, mask) != xg_hash_bucket2(hash, mask));
+		}
+}
+
+static void test_errors(void)
+{
+	struct xg_session_table *t;
+	static __u64 memory[40];
+	size_t needed = xg_session_table_bytes(4, 2);
+
+	assert(needed == 3 * 64 && xg_session_table_bytes(6, 4) == 5 * 128);
+	assert(!xg_session_table_bytes(5, 4) && !xg_session_table_bytes(4, 1));
+	assert(!xg_session_table_bytes(4, 3) && !xg_session_table_bytes(4, 1u << 27));
+	assert(xg_session_table_create(&t, 4, 3, NULL, 0, owners, hash_key) == -EINVAL);
+	assert(xg_session_table_create(&t, 4, 2, memory, needed - 1, owners, hash_key) == -ENOSPC);
+	assert(xg_session_table_create(&t, 4, 2, (char *)memory + 1, needed, owners, hash_key) ==
+	       -EINVAL);
+	assert(xg_session_table_create(&t, 4, 2, memory, needed, owners, NULL) == -EUCLEAN);
+	assert(xg_session_table_create(&t, 4, 2, NULL, 0, owners, NULL) == -EUCLEAN);
+	t = make(4, 2);
+	assert(put(t, 1, 1, XG_META_USED, 0) == -EINVAL);
+	assert(xg_session_table_find_burst(t, memory, XG_BURST_MAX + 1, memory) == -EINVAL);
+	xg_session_table_destroy(t);
+	xg_session_table_destroy(NULL);
+}
+
+static void test_put_get_remove(int family)
+{
+	struct xg_session_table *t = make(family, 64);
+	struct key key = key_of(family, 5);
+
+	assert(owner_of(t, 5) == -1 && xg_session_table_remove(t, key.words) == 0);
+	assert(put(t, 5, 1, 0, 0) == 0 && owner_of(t, 5) == 1);
+	assert(put(t, 5, 2, 0, 0) == 0 && owner_of(t, 5) == 2);
+	assert(xg_session_table_used(t) == 1);
+	assert(xg_session_table_remove(t, key.words) == 1 && owner_of(t, 5) == -1);
+	assert(xg_session_table_used(t) == 0 && xg_session_table_capacity(t) == 256);
+	xg_session_table_destroy(t);
+}
+
+static void test_four_fifths_without_refusal(int family)
+{
+	struct xg_session_table *t = make(family, 4096);
+	__u64 count = xg_session_table_capacity(t) * 4 / 5;
+
+	for (__u64 i = 0; i < count; i++)
+		assert(put(t, i, (__u16)(1 + i % 3), 0, 0) == 0);
+	assert(xg_session_table_refused(t) == 0 && xg_session_table_moves(t) > 0);
+	for (__u64 i = 0; i < count; i++)
+		assert(owner_of(t, i) == (int)(1 + i % 3));
+	xg_session_table_destroy(t);
+}
+
+/* Two buckets: every session has the same two, as if an attacker had the hash key. */
+static void test_full_neighbourhood(void)
+{
+	struct xg_session_table *t = make(4, 2);
+
+	for (__u64 i = 0; i < 8; i++)
+		assert(put(t, i, 1, 0, 0) == 0);
+	assert(put(t, 8, 1, 0, 0) == -ENOSPC && xg_session_table_refused(t) == 1);
+	for (__u64 i = 0; i < 8; i++)
+		assert(owner_of(t, i) == 1);
+	assert(put(t, 3, 1, XG_META_LINGER, 20) == 0 && put(t, 6, 1, XG_META_LINGER, 10) == 0);
+	assert(put(t, 8, 1, 0, 30) == 0 && owner_of(t, 6) == -1 && owner_of(t, 3) == 1);
+	assert(put(t, 9, 1, 0, 30) == 0 && owner_of(t, 3) == -1);
+	assert(xg_session_table_evicted(t) == 2 && put(t, 10, 1, 0, 30) == -ENOSPC);
+	assert(put(t, 0, XG_HOST_UNOWNED, 0, 40) == 0 && owner_of(t, 0) == XG_HOST_UNOWNED);
+	assert(put(t, 10, 1, 0, 50) == 0 && owner_of(t, 0) == -1);
+	assert(xg_session_table_used(t) == 8);
+	xg_session_table_destroy(t);
+}
+
+static void test_fill_to_the_brim(int family)
+{
+	struct xg_session_table *t = make(family, 64);
+	char present[400] = { 0 };
+
+	for (__u64 i = 0; i < 400; i++)
+		present[i] = put(t, i, 1, 0, 0) == 0;
+	assert(xg_session_table_refused(t) == 400 - xg_session_table_used(t));
+	assert(xg_session_table_used(t) >= 230);
+	for (__u64 i = 0; i < 400; i++)
+		assert(owner_of(t, i) == (present[i] ? 1 : -1));
+	/* Lingering entries anywhere in the neighbourhood make room; live ones stay. */
+	for (__u64 i = 0; i < 400; i += 4)
+		assert(!present[i] || put(t, i, 1, XG_META_LINGER, (__u32)i) == 0);
+	for (__u64 i = 1000; i < 1020; i++)
+		assert(put(t, i, 2, 0, 500) == 0);
+	for (__u64 i = 0; i < 400; i++)
+		assert(i % 4 == 0 || owner_of(t, i) == (present[i] ? 1 : -1));
+	xg_session_table_destroy(t);
+}
+
+static void test_epochs(void)
+{
+	struct xg_session_table *t = make(4, 2);
+
+	for (__u64 i = 0; i < 8; i++)
+		assert(put(t, i, 9, 0, 0) == 0);
+	owners[9].epoch++;
+	assert(owner_of(t, 0) == -1 && xg_session_table_used(t) == 8);
+	owners[9].flags |= XG_OWNER_PREVIOUS;
+	assert(owner_of(t, 0) == 9);
+	owners[9].flags &= ~XG_OWNER_PREVIOUS;
+	for (__u64 i = 10; i < 18; i++)
+		assert(put(t, i, 1, 0, 0) == 0);
+	assert(xg_session_table_used(t) == 8 && xg_session_table_evicted(t) == 0);
+	assert(put(t, 10, 9, 0, 0) == 0 && owner_of(t, 10) == 9);
+	owners[9].flags = 0;
+	assert(owner_of(t, 10) == -1);
+	owners[9].flags = XG_OWNER_ACTIVE;
+	owners[9].epoch++;
+	xg_session_table_sweep_void(t);
+	assert(xg_session_table_used(t) == 7);
+	xg_session_table_destroy(t);
+}
+
+static void test_sweep(void)
+{
+	struct xg_session_table *t = make(4, 64);
+	__u32 cursor = 0, rounds = 0;
+
+	assert(put(t, 1, 1, 0, 0) == 0 && put(t, 2, 1, XG_META_LINGER, 0xfffffff0u) == 0);
+	assert(put(t, 3, XG_HOST_UNOWNED, 0, 0xfffffff0u) == 0);
+	do {	/* 0x20 ms later, across the wrap of the clock */
+		cursor = xg_session_table_sweep(t, cursor, 7, 0x10, 0x21, 0x20);
+		rounds++;
+	} while (cursor);
+	assert(rounds == 10);
+	assert(owner_of(t, 1) == 1 && owner_of(t, 2) == 1 && owner_of(t, 3) == -1);
+	assert(xg_session_table_sweep(t, 0, UINT32_MAX, 0x11, 0x21, 0x20) == 0);
+	assert(owner_of(t, 1) == 1 && owner_of(t, 2) == -1);
+	xg_session_table_destroy(t);
+}
+
+static void test_next_of_owner(int family)
+{
+	struct xg_session_table *t = make(family, 64);
+	struct xg_session_cold cold;
+	__u64 cursor = 0, calls = 0, sum = 0, meta;
+	struct key key;
+
+	for (__u64 i = 0; i < 100; i++)
+		assert(put(t, i, (__u16)(1 + i % 2), 0, 0) == 0);
+	for (; cursor != XG_SLOT_END; calls++)
+		if (xg_session_table_next_of_owner(t, &cursor, 5, 2, key.words, &meta, &cold)) {
+			assert(xg_meta_owner(meta) == 2 && cold.opened_at % 2 == 1);
+			assert(key.words[family == 6] == cold.opened_at);
+			sum += cold.opened_at;
+		}
+	assert(sum == 2500 && calls >= 50 && calls <= 50 + 256 / 5 + 1);
+	xg_session_table_destroy(t);
+}
+
+/* A killed writer's table is taken over; the two copies of a broken-off move are one session. */
+static void test_adopt(int family)
+{
+	size_t len = xg_session_table_bytes(family, 64);
+	void *memory = aligned_alloc(64, len);
+	struct xg_session_table *t;
+	struct key key = key_of(family, 3);
+	__u64 hash, moves, meta;
+	struct xg_session_cold cold;
+	__u32 copy;
+
+	memset(memory, 0xff, len);
+	assert(xg_session_table_create(&t, family, 64, memory, len, owners, hash_key) == 0);
+	for (__u64 i = 0; i < 50; i++)
+		assert(put(t, i, 1, 0, 0) == 0);
+	assert(put(t, 60, 9, 0, 0) == 0);
+	hash = xg_session_table_hash(t, key.words);
+	copy = free_slot_in(t, xg_hash_bucket2(hash, 63));
+	set_key(t, copy, key.words);
+	set_meta(t, copy, xg_meta_make(xg_hash_check(hash), 1, 0, 0));
+	moves = xg_session_table_moves(t);
+	xg_session_table_destroy(t);
+	owners[9].epoch++;
+	assert(xg_session_table_create(&t, family, 32, memory, len, owners, NULL) == -EUCLEAN);
+	assert(xg_session_table_create(&t, family, 64, memory, len, owners, NULL) == 0);
+	assert(xg_session_table_used(t) == 51 && xg_session_table_moves(t) == moves);
+	assert(xg_session_table_get(t, key.words, &meta, &cold) == 0 && cold.opened_at == 0);
+	assert(xg_session_table_remove(t, key.words) == 1);
+	assert(xg_session_table_get(t, key.words, &meta, &cold) == -ENOENT);
+	assert(xg_session_table_used(t) == 49);
+	xg_session_table_destroy(t);
+	free(memory);
+}
+
+int main(void)
+{
+	for (int host = 1; host < 10; host++)
+		owners[host].flags = XG_OWNER_ACTIVE;
+	test_hash_vectors();
+	test_errors();
+	test_full_neighbourhood();
+	test_epochs();
+	test_sweep();
+	for (int family = 4; family <= 6; family += 2) {
+		test_put_get_remove(family);
+		test_four_fifths_without_refusal(family);
+		test_fill_to_the_brim(family);
+		test_next_of_owner(family);
+		test_adopt(family);
+	}
+	puts("ok");
+	return 0;
+}

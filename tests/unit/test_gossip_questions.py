@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Questions, denials and claims between gossip cores in a POP in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyxdp_gossip._native import UNOWNED
+from pyxdp_gossip.gossip.events import AskKernel, KernelAnswer, Misdirected, Misses
+from pyxdp_gossip.gossip.records import EventKind
+from tests.unit.gossip_pop import HTTP, Host, Pop, event
+
+OPEN, CLAIM = EventKind.OPEN, EventKind.CLAIM
+
+
+def asked(host: Host, asker: int) -> list[AskKernel]:
+    rows = (row for row in host.events if isinstance(row, AskKernel))
+    return [row for row in rows if row.asker == asker]
+
+
+def answer(pop: Pop, host: Host, asker: int, mine: bool) -> None:
+    (question,) = asked(host, asker)
+    host.core.handle_event(KernelAnswer(asker, question.number, [mine]), pop.now)
+
+
+def miss(pop: Pop, host: Host, client: int) -> None:
+    record = event(EventKind.MISS, client)
+    host.core.handle_event(Misses(record.pack()), pop.now)
+
+
+def test_a_session_is_unowned_only_when_every_active_host_denied_it() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    answer(pop, second, 1, False)
+    pop.run(5)
+    assert first.owner(5) != UNOWNED
+    answer(pop, third, 1, False)
+    pop.run(5)
+    assert first.owner(5) == UNOWNED
+    assert first.core.counters.sessions_unowned == 1
+
+
+def test_a_host_that_knows_the_session_claims_it() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    answer(pop, second, 1, False)
+    answer(pop, third, 1, True)
+    pop.run(5)
+    assert first.owner(5) != UNOWNED
+    assert list(pop.views(5)) == [3, 3, 3]
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_host_that_does_not_answer_leaves_a_doubt(silent: bool) -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    third.running = not silent
+    pop.run(1000)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    answer(pop, second, 1, False)
+    pop.run(1000)
+    assert first.owner(5) != UNOWNED
+
+
+def test_a_host_that_is_not_synced_marks_nothing() -> None:
+    pop = Pop()
+    host = pop.start(1)
+    pop.run(5)
+    miss(pop, host, 5)
+    pop.run(5)
+    answer(pop, host, 1, False)
+    assert host.owner(5) != UNOWNED
+
+
+def test_a_question_about_a_service_that_the_other_does_not_have_leaves_a_doubt() -> None:
+    pop = Pop()
+    first = pop.start(1)
+    second = pop.start(2, services={0: HTTP})
+    pop.run(1500)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    pop.run(5)
+    assert asked(second, 1) == []
+    assert first.owner(5) != UNOWNED
+
+
+def test_a_storm_of_misses_is_bounded_in_questions_and_memory() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    records = b"".join(event(EventKind.MISS, client).pack() for client in range(5000))
+    first.core.handle_event(Misses(records), pop.now)
+    pop.run(100)
+    assert first.core.counters.misses_dropped == 5000 - 1024
+    assert len(asked(second, 1)) <= 20 + 20
+
+
+def test_one_miss_is_asked_for_once_though_its_packets_come_again() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    for _ in range(10):
+        miss(pop, first, 5)
+        pop.run(1)
+    assert len(asked(second, 1)) == 1
+
+
+def test_a_misdirected_packet_removes_the_stale_entry_at_its_sender() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    pop.happens(second, event(OPEN, 5))
+    pop.run(5)
+    second.table.remove(event(OPEN, 5).key)
+    record = event(EventKind.MISDIRECTED, 5, host=1)
+    second.core.handle_event(Misdirected(record.pack()), pop.now)
+    pop.run(5)
+    assert first.owner(5) is None
+    assert first.core.counters.entries_removed == 1
+
+
+def test_a_host_cannot_deny_what_another_one_owns() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    pop.happens(second, event(OPEN, 5))
+    pop.run(5)
+    record = event(EventKind.MISDIRECTED, 5, host=1)
+    third.core.handle_event(Misdirected(record.pack()), pop.now)
+    pop.run(5)
+    assert first.owner(5) == 2
+
+
+def test_a_session_is_claimed_again_at_most_once_in_a_tenth_of_a_second() -> None:
+    pop = Pop()
+    first, _ = pop.start_all(1, 2)
+    sent = first.core.counters.batches_sent
+    for _ in range(50):
+        pop.happens(first, event(CLAIM, 5), event(CLAIM, 5))
+        pop.run(1)
+    assert first.core.counters.batches_sent - sent <= 2
+    assert first.core.counters.claims_repeated >= 98
+
+
+def test_dropping_repeated_claims_keeps_the_other_events() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    rows = [event(OPEN, 1), event(CLAIM, 5), event(CLAIM, 5), event(OPEN, 2), event(CLAIM, 5)]
+    pop.happens(first, *rows, event(OPEN, 3))
+    pop.run(5)
+    assert [second.owner(client) for client in (1, 2, 3, 5)] == [1, 1, 1, 1]
+    assert first.core.counters.claims_repeated == 2
