@@ -31,7 +31,7 @@ enum xg_section_kind {
 #define XG_RECORD4_LEN 8
 #define XG_RECORD6_LEN 20
 
-#define XG_BATCH_MAX 256	/* sessions: more than one 1400-byte datagram of either family holds */
+#define XG_BATCH_MAX 256	/* sessions: more than one 1400-byte datagram holds */
 #define XG_RIVALS_MAX 64	/* of one section; a host that loses more hears of them again */
 #define XG_SERVICE_UNKNOWN 0xffff	/* in a translation: this host does not have the service */
 
@@ -59,8 +59,8 @@ struct xg_moment {
 struct xg_batch;
 
 struct xg_batch_counts {
-	__u64 ignored;		/* events of another kind or family, and CLAIMs of a closed session */
-	__u64 refused;		/* OPENs that the own table had no room for; told all the same */
+	__u64 ignored;		/* events of another kind or family, CLAIMs of a closed session */
+	__u64 refused;		/* OPENs without room in the own table; told all the same */
 	__u64 cancelled;	/* OPEN and CLOSE inside one flush: nobody is told */
 };
 
@@ -69,8 +69,9 @@ void xg_batch_destroy(struct xg_batch *batch);
 unsigned int xg_batch_pending(const struct xg_batch *batch);
 struct xg_batch_counts xg_batch_counts(const struct xg_batch *batch);
 
-/* Enter own events (struct xg_event, any alignment) and note what to tell. Returns how many of `count` events
- * were consumed: fewer if the batch is full; then encode, and call again with the rest. */
+/* Enter own events (struct xg_event, any alignment) and note what to tell. Returns how many of
+ * `count` events were consumed: fewer if the batch is full; then encode, and call again with
+ * the rest. */
 size_t xg_batch_absorb(struct xg_batch *batch, struct xg_tables tables, __u16 own_host,
 		       const void *events, size_t count, const struct xg_moment *moment);
 
@@ -89,7 +90,7 @@ size_t xg_shard_encode(const struct xg_session_table *table, __u16 own_host, __u
 /* Each record ends in exactly one of the first five. */
 struct xg_apply_result {
 	__u32 applied;
-	__u32 stale;		/* older than what the table says, or a CLOSE of another's session */
+	__u32 stale;		/* older than the table, or a CLOSE of another's session */
 	__u32 lost_conflicts;	/* another host's OPEN of that session is the newer one */
 	__u32 unknown_service;
 	__u32 refused;		/* no room in the table */

@@ -54,7 +54,7 @@ class SocketCounters:
 class GossipSocket:
     """Multicast to the group and unicast to hosts, both on the gossip's port.
 
-    Not thread-safe. A context manager; `filenos()` are for poll().
+    Not thread-safe. A context manager; `filenos` are for poll().
 
     Args:
         interface: device that the group is joined on and sent from.
@@ -130,6 +130,7 @@ class GossipSocket:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
             opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
 
+    @property
     def filenos(self) -> tuple[int, ...]:
         """Descriptors that become readable."""
         return tuple(opened.fileno() for opened in self._sockets)

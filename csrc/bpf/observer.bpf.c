@@ -79,6 +79,7 @@ struct counters {
 	__u64 syn_acks;
 	__u64 resets;
 	__u64 misdelivered;	/* packets of a live flow from a host that is not its owner */
+	__u64 orphans_answered;	/* ... from another host, after the owner was killed */
 	__u64 flows_full;	/* flows not watched: the map was full */
 };
 
@@ -103,6 +104,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counters);
 } counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, SERVICES_MAX);
+	__type(key, __u64);	/* MAC of a host that was killed */
+	__type(value, __u32);
+} dead SEC(".maps");
 
 struct answer {
 	struct flow_key key;
@@ -201,7 +209,12 @@ static __always_inline void continue_flow(const struct answer *answer, struct co
 	if (!flow)	/* its beginning was not seen: nothing can be said of its owner */
 		return;
 	if (flow->owner) {
-		if (flow->owner != answer->mac)
+		if (flow->owner == answer->mac)
+			return;
+		/* A session dies with its owner: whoever says so to the client is right. */
+		if (bpf_map_lookup_elem(&dead, &flow->owner))
+			count->orphans_answered++;
+		else
 			count->misdelivered++;
 	} else if (!(answer->flags & TCP_RST)) {
 		flow->owner = answer->mac;

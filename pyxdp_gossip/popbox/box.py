@@ -281,6 +281,7 @@ class Box:
         self._require_host(host)
         self.dead_hosts.add(host)
         self.run_in(self.host_namespace(host), ["ip", "link", "set", "eth0", "down"])
+        self._observer.host_died(names.host_address(host).mac)
         cgroups.kill(self.host_cgroup(host))
         for process in self._processes.pop(f"h{host}", []):
             process.reap()

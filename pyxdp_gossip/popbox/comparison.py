@@ -68,6 +68,7 @@ class PhaseResult:
         result: dict[str, Any] = {
             "broken": self.clients.broken,
             "misdelivered": self.observed.misdelivered,
+            "orphans_answered": self.observed.orphans_answered,
             "resets": self.observed.resets,
             "wrong_bytes": self.clients.wrong_bytes,
             "requests": self.clients.requests,

@@ -26,6 +26,8 @@ class Observed:
     resets: int
     misdelivered: int
     """Packets of a live session, SYN apart, from a host that does not own it."""
+    orphans_answered: int
+    """Packets of a session whose owner was killed, from another host: it says so to the client."""
     flows_full: int
     """Connections that could not be watched."""
 
@@ -55,10 +57,16 @@ class Observer:
             address = ipaddress.ip_address(vip)
             key = address.packed.ljust(16, b"\0") + port.to_bytes(2, "big")
             key += address.version.to_bytes(2, "little")
-            pin = str(self._folder / "services")
-            hexes = [f"{byte:#04x}" for byte in key]
-            argv = ["bpftool", "map", "update", "pinned", pin, "key", *hexes]
-            run("telling the observer a service", [*argv, "value", "1", "0", "0", "0"])
+            self._add("services", key)
+
+    def host_died(self, mac: str) -> None:
+        """From now on the sessions of the host with this MAC are no live ones."""
+        self._add("dead", bytes.fromhex(mac.replace(":", ""))[::-1] + bytes(2))
+
+    def _add(self, map_name: str, key: bytes) -> None:
+        argv = ["bpftool", "map", "update", "pinned", str(self._folder / map_name), "key"]
+        hexes = [f"{byte:#04x}" for byte in key]
+        run(f"telling the observer of {map_name}", [*argv, *hexes, *"value 1 0 0 0".split()])
 
     def attach_script(self, hosts: int, clients: int) -> str:
         """Shell text for the router's namespace: one program on each port."""

@@ -28,7 +28,7 @@ FAMILIES = {
 def received(gossip: GossipSocket, count: int = 1) -> list[tuple[bytes, tuple[str, int]]]:
     """Wait for so many datagrams."""
     poll = select.poll()
-    for fileno in gossip.filenos():
+    for fileno in gossip.filenos:
         poll.register(fileno, select.POLLIN)
     rows: list[tuple[bytes, tuple[str, int]]] = []
     while len(rows) < count:
@@ -56,7 +56,7 @@ def pair(
 
 
 def addresses(gossip: GossipSocket) -> tuple[str, int]:
-    opened = socket.socket(fileno=gossip.filenos()[0])
+    opened = socket.socket(fileno=gossip.filenos[0])
     try:
         name = opened.getsockname()
         return name[0], name[1]
@@ -98,7 +98,7 @@ def test_an_interface_that_goes_down_is_counted_and_raises_nothing(pair: Any) ->
 
 def test_datagrams_that_were_not_read_in_time_are_counted(pair: Any) -> None:
     _, _, one, two = pair
-    small = socket.socket(fileno=two.filenos()[0])
+    small = socket.socket(fileno=two.filenos[0])
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     small.detach()
     for _ in range(100):

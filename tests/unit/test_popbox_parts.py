@@ -169,7 +169,7 @@ def test_the_table_shows_both_phases() -> None:
 
 def phase(broken: int, misdelivered: int, wrong_bytes: int, mode: str) -> PhaseResult:
     clients = Tally(400, broken, 9, wrong_bytes, 1000, 10**6, {})
-    return PhaseResult(clients, Observed(10, 1, 0, misdelivered, 0), 5, 6, mode, victim=2)
+    return PhaseResult(clients, Observed(10, 1, 0, misdelivered, 0, 0), 5, 6, mode, victim=2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Builds the C tests of the table and the codec under sanitizers, and runs them."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ("session_table.c", "session_room.c")
+CODEC = (*TABLE, "record_codec.c", "record_apply.c")
+ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREAD = ("-fsanitize=thread", "-pthread")
+FLAGS = ("-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing")
+
+
+def build_and_run(
+    test: str, sources: tuple[str, ...], sanitizer: tuple[str, ...], out: Path
+) -> str:
+    """Compile a C test with clang, whose sanitizer runtimes `make setup` installs; its output."""
+    program = out / test
+    command = ["clang", *FLAGS, *sanitizer, "-I", str(ROOT / "csrc")]
+    command += [str(ROOT / "csrc" / source) for source in sources]
+    command += [str(ROOT / "tests" / "c" / f"{test}.c"), "-o", str(program)]
+    subprocess.run(command, check=True)
+    finished = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_table_is_right_and_clean_under_address_and_undefined_sanitizers(
+    tmp_path: Path,
+) -> None:
+    assert build_and_run("test_table", TABLE, ADDRESS, tmp_path) == "ok\n"
+
+
+def test_readers_beside_the_writer_miss_nothing_and_see_no_wrong_owner(tmp_path: Path) -> None:
+    assert build_and_run("test_table_threads", TABLE, THREAD, tmp_path) == "ok\n"
+
+
+def test_the_codec_is_clean_under_address_and_undefined_sanitizers(tmp_path: Path) -> None:
+    assert build_and_run("test_codec", CODEC, ADDRESS, tmp_path) == "ok\n"
+
+
+@pytest.mark.parametrize("header", ["siphash.h", "session_lookup.h"])
+def test_the_headers_shared_with_bpf_compile_for_bpf(header: str, tmp_path: Path) -> None:
+    source = tmp_path / "shared.bpf.c"
+    source.write_text(
+        f'#include "{header}"\n'
+        "__u64 hash(const __u64 *key, const __u64 *words);\n"
+        "__u64 hash(const __u64 *key, const __u64 *words)\n"
+        "{ return xg_siphash13_3(key, words) ^ xg_siphash13_1(key, words[0]); }\n"
+    )
+    command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-Wall", "-Wextra", "-Werror"]
+    command += [
+        "-idirafter",
+        f"/usr/include/{platform.machine()}-linux-gnu",
+        "-I",
+        str(ROOT / "csrc"),
+    ]
+    subprocess.run([*command, "-c", str(source), "-o", str(tmp_path / "shared.o")], check=True)
