@@ -11,7 +11,7 @@ DEBIAN_RUN := bpftool iproute2 util-linux nginx-light haproxy ethtool nftables
 DEBIAN_TEST := libclang-rt-14-dev
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
-	pyxdp_gossip/_native.pyx pyxdp_gossip/_native.pxd pyxdp_gossip/_native_packets.pxi pyxdp_gossip/_libxdp_build.py \
+	$(wildcard pyxdp_gossip/_native*.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
 .PHONY: help setup demo test test-full lint bench clean
@@ -37,7 +37,8 @@ $(VENV)/.packages: pyproject.toml | debian
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --upgrade "pip>=24" "setuptools>=77" \
 		"cython>=3.1,<4" "cffi>=1.16"
-	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	$(BIN)/python -c 'import tomllib; \
+		p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' \
 		> $(VENV)/requirements.txt
 	$(BIN)/pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt

@@ -87,8 +87,14 @@ NATIVE = Extension(
         "pyxdp_gossip/_native_packets.pxi",
     ],
     include_dirs=["csrc"],
-    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fno-strict-aliasing"]
-    + os.environ.get("XG_CFLAGS", "").split(),
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-fno-strict-aliasing",
+        *os.environ.get("XG_CFLAGS", "").split(),
+    ],
 )
 
 setup(

@@ -42,7 +42,7 @@ struct xg_template {
 	__u16 l2_len;		/* Ethernet and VLAN tag: 14 or 18 */
 	__u16 mtu;		/* largest outer IP packet, bytes */
 	__u16 reserved;
-	__u32 ip_sum;		/* one's-complement sum of the IPv4 header; TOS, length, checksum 0 */
+	__u32 ip_sum;		/* one's-complement sum of the IPv4 header, patched fields 0 */
 	__u32 generation;	/* raised with each new content, for people who look */
 };
 
@@ -102,7 +102,8 @@ XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 XG_INLINE __u32 xg_template_apply(void *dst, const void *end, const struct xg_template *tmpl,
 				  const struct xg_packet *packet, __u8 mark)
 {
-	if (tmpl->len == XG_GUE_IPV4_LEN && (const __u8 *)dst + XG_GUE_IPV4_LEN <= (const __u8 *)end) {
+	if (tmpl->len == XG_GUE_IPV4_LEN &&
+	    (const __u8 *)dst + XG_GUE_IPV4_LEN <= (const __u8 *)end) {
 		xg_template_write(dst, tmpl, packet, mark, XG_GUE_IPV4_LEN, XG_ETH_LEN);
 		return XG_GUE_IPV4_LEN;
 	}

@@ -73,6 +73,11 @@ static bool beats(const struct applier *a, const struct present *present)
 	return a->section->sender > xg_meta_owner(present->meta);
 }
 
+static __u64 newer(__u64 left, __u64 right)
+{
+	return left > right ? left : right;
+}
+
 static void apply_open(struct applier *a)
 {
 	struct present present;
@@ -83,8 +88,8 @@ static void apply_open(struct applier *a)
 	} else if (xg_meta_owner(present.meta) == a->section->sender) {
 		if (is_stale(a, &present))
 			a->result->stale++;
-		else
-			apply_put(a, 0, a->moment->clock);
+		else	/* a shard is undated: it must not make a dated claim look old */
+			apply_put(a, 0, newer(a->moment->clock, present.cold.opened_at));
 	} else if (beats(a, &present)) {
 		apply_put(a, 0, a->moment->clock);
 	} else {

@@ -20,35 +20,35 @@
 	X(passed_unowned, PASS, "No host has the session: the local kernel may answer.") \
 	X(passed_syn, PASS, "A SYN of a session that the table does not know: a new one.") \
 	X(passed_known, PASS, "Not in the table, but this kernel knows the session.") \
-	X(passed_stale_entry, PASS, "The table names another host, but this kernel knows the session.") \
+	X(passed_stale_entry, PASS, "The table names another host; this kernel knows the session.") \
 	X(passed_udp_new, PASS, "UDP to a service, not in the table: a new session.") \
 	X(dropped_no_flags, DROP, "TCP with none of SYN, ACK and RST.") \
 	X(stray_forwarded, TX, "A stray, encapsulated to the owner.") \
 	X(syn_forwarded, TX, "A SYN of a session that another host owns, encapsulated to it.") \
 	X(miss_flooded, TX, "A miss, encapsulated to the flood group.") \
-	X(miss_over_budget_new, DROP, "A miss seen for the first time, above the budget of floods.") \
-	X(miss_over_budget_seen, DROP, "A miss seen before, above the budget of floods.") \
+	X(miss_over_budget_new, DROP, "A miss seen for the first time, above the floods' budget.") \
+	X(miss_over_budget_seen, DROP, "A miss seen before, above the floods' budget.") \
 	X(miss_no_flood, DROP, "A miss, and no flood template is set.") \
 	X(too_big, DROP, "With the outer headers the packet exceeds the MTU of the path.") \
 	X(no_headroom, DROP, "The driver left no room for the outer headers.") \
-	X(delivered_stray, PASS, "A stray sent here by another host: stripped, this kernel knows it.") \
+	X(delivered_stray, PASS, "A stray sent here by another host, known here: stripped.") \
 	X(delivered_syn, PASS, "A SYN sent here by another host: stripped.") \
 	X(delivered_udp, PASS, "UDP of a service sent here by another host: stripped.") \
 	X(delivered_flood, PASS, "A flood of a session that this kernel knows: stripped.") \
 	X(flood_unknown, DROP, "A flood of a session that this kernel does not know.") \
 	X(flood_syn, DROP, "A flooded SYN: a flood never opens a session.") \
-	X(misdirected_flooded, TX, "Sent here as a stray, but not known here: flooded, once.") \
-	X(misdirected_dropped, DROP, "Sent here as a stray, not known here, and flooded before or above the budget.") \
+	X(misdirected_flooded, TX, "Sent here as a stray, not known here: flooded, once.") \
+	X(misdirected_dropped, DROP, "Sent here as a stray, not known, not to be flooded again.") \
 	X(tunnel_bad_source, DROP, "A tunnel packet whose outer source is no active host.") \
 	X(tunnel_bad_cookie, DROP, "A tunnel packet with a wrong cookie.") \
-	X(tunnel_malformed, DROP, "A tunnel packet that is not GUE as this POP speaks it, or its inner packet is cut.") \
+	X(tunnel_malformed, DROP, "No GUE as this POP speaks it, or the inner packet is cut.") \
 	X(tunnel_no_service, DROP, "A tunnel packet whose inner destination is no service.") \
-	X(tunnel_ecn_dropped, DROP, "Congestion was marked outside, and the inner packet is not ECN-capable (RFC 6040).") \
+	X(tunnel_ecn_dropped, DROP, "Congestion marked outside, no ECN inside (RFC 6040).") \
 	X(probe_answered, TX, "A liveness probe, answered.")
 
 #define XG_SIDE_COUNTERS(X) \
-	X(socket_events_lost, "Socket events lost because the ring was full; answered by a resync.") \
-	X(packet_events_lost, "Packet events lost because the ring was full; they are advice only.") \
+	X(socket_events_lost, "Socket events lost to a full ring; a resync answers it.") \
+	X(packet_events_lost, "Packet events lost to a full ring; they are advice only.") \
 	X(socket_events, "Sockets of services that opened or closed here.")
 /* clang-format on */
 

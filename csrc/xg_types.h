@@ -18,7 +18,7 @@
 #define XG_OWNERS 65536		/* entries of the owner array: any 16-bit id is a valid index */
 
 #define XG_OWNER_ACTIVE 0x01	/* may own sessions and get strays */
-#define XG_OWNER_PREVIOUS 0x02	/* entries of epoch - 1 still count (restart, snapshot not complete) */
+#define XG_OWNER_PREVIOUS 0x02	/* entries of epoch - 1 count too (restart, no snapshot yet) */
 
 #define XG_NO_TEMPLATE 0xffff	/* the host is active but no header template exists for it yet */
 
@@ -86,7 +86,7 @@ struct xg_table_header {
 	__u32 family;		/* 4 or 6 */
 	__u32 bucket_mask;	/* number of buckets - 1; the number is a power of two */
 	__u64 hash_key[2];	/* SipHash-1-3, random at start */
-	__u64 moves;		/* raised after an entry's copy is written, before the old one goes */
+	__u64 moves;		/* raised between an entry's copy and the old one's end */
 	__u64 reserved[3];
 };
 
@@ -96,9 +96,9 @@ enum xg_event_kind {
 	XG_EVENT_OPEN = 1,		/* a socket of a service became established here */
 	XG_EVENT_CLOSE = 2,		/* ... closed from LAST_ACK or by reset: forget at once */
 	XG_EVENT_CLOSE_LINGER = 3,	/* ... closed into TIME_WAIT: the entry lingers */
-	XG_EVENT_CLAIM = 4,		/* this kernel knows a session that the table does not give us */
+	XG_EVENT_CLAIM = 4,		/* this kernel knows what the table does not give us */
 	XG_EVENT_MISS = 5,		/* flooded: ask the others who has it */
-	XG_EVENT_MISDIRECTED = 6,	/* `host` sent us a session that this kernel does not know */
+	XG_EVENT_MISDIRECTED = 6,	/* `host` sent what this kernel does not know */
 };
 
 /* One record of both BPF ring buffers, and of sock_diag dumps. */

@@ -66,6 +66,7 @@ class Agent:
         self.config = config
         self.log = log or structlog.get_logger().bind(host=config.host.id)
         self.services: dict[int, Service] = dict(enumerate(config.services))
+        self._slots = {service: slot for slot, service in self.services.items()}
         self.events: deque[object] = deque(maxlen=EVENTS_KEPT)
         self.synced: Synced | None = None
         self.members: dict[int, MemberChanged] = {}
@@ -122,7 +123,7 @@ class Agent:
             address=address,
             flood_group=flood_group,
             tunnel_port=plane.tunnel_port,
-            services={service: slot for slot, service in self.services.items()},
+            services=self._slots,
             sessions_v4=config.table.sessions_v4,
             sessions_v6=config.table.sessions_v6,
             mode=plane.mode,
@@ -211,10 +212,8 @@ class Agent:
     # ---- questions of the caller ----
 
     def _locate(self, session: Session) -> tuple[SessionTable, EventRecord]:
-        for slot, service in self.services.items():
-            if service == session.service:
-                break
-        else:
+        slot = self._slots.get(session.service)
+        if slot is None:
             raise ConfigError(f"{session.service} is no service of this host")
         record = EventRecord(
             kind=EventKind.OPEN,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""BPF objects, maps and links as Python objects over libbpf (cffi); set-up only, never per packet."""
+"""BPF objects, maps and links over libbpf (cffi); for set-up, never per packet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HINTS: Final[Mapping[int, str]] = {
     errno.EACCES: "the kernel's verifier refused the program",
     errno.ENOMEM: "out of memory: make the session table smaller ([table] sessions_v4)",
     errno.E2BIG: "the map is too large: make the session table smaller ([table] sessions_v4)",
-    errno.EOPNOTSUPP: "the driver has no native XDP: set [dataplane] mode = \"skb\"",
+    errno.EOPNOTSUPP: 'the driver has no native XDP: set [dataplane] mode = "skb"',
     errno.EBUSY: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
     errno.EEXIST: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
     errno.ERANGE: "the driver refuses: the MTU is too large for native XDP, or too few queues",
@@ -89,17 +89,15 @@ class BpfMap:
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
+class ProgramRun:
     """What BPF_PROG_TEST_RUN gave: the action's name, the frame afterwards, ns a run."""
-
-    __test__ = False  # no test class, whatever its name says to pytest
 
     action: str
     frame: bytes
     duration_ns: int
 
 
-def test_run(program_fd: int, frame: bytes, *, ifindex: int = 0, repeat: int = 1) -> TestRun:
+def run_program(program_fd: int, frame: bytes, *, ifindex: int = 0, repeat: int = 1) -> ProgramRun:
     """Runs an XDP program on one frame in the calling thread's network namespace.
 
     Args:
@@ -124,10 +122,7 @@ def test_run(program_fd: int, frame: bytes, *, ifindex: int = 0, repeat: int = 1
     checked("BPF_PROG_TEST_RUN", rc)
     code = action[0]
     name = XDP_ACTIONS[code] if code < len(XDP_ACTIONS) else str(code)
-    return TestRun(name, bytes(ffi.buffer(room, length[0])), duration[0])
-
-
-test_run.__test__ = False  # type: ignore[attr-defined]
+    return ProgramRun(name, bytes(ffi.buffer(room, length[0])), duration[0])
 
 
 class BpfObject:

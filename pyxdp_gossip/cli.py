@@ -131,5 +131,3 @@ def main() -> None:
         fail(error.format_message())
     except GossipError as error:
         fail(str(error))
-
-

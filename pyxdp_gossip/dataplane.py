@@ -354,12 +354,12 @@ class Dataplane:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of
         this host hold its session, and does the segment fit?"""
         fd = self._objects[0].program_fd("xg_question")
-        return bpf_object.test_run(fd, frame, ifindex=self._link.index).action == "pass"
+        return bpf_object.run_program(fd, frame, ifindex=self._link.index).action == "pass"
 
-    def test_run(self, frame: bytes) -> bpf_object.TestRun:
+    def test_run(self, frame: bytes) -> bpf_object.ProgramRun:
         """Runs the XDP program on one frame, as if it came from the interface."""
         fd = self._objects[0].program_fd("xg_redirect")
-        return bpf_object.test_run(fd, frame, ifindex=self._link.index)
+        return bpf_object.run_program(fd, frame, ifindex=self._link.index)
 
 
 def _remove_folder(folder: Path) -> None:

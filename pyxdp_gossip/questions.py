@@ -30,9 +30,7 @@ def frames(events: bytes, services: Mapping[int, Service]) -> Iterator[bytes | N
         if service is None or service.vip.version != family:
             yield None
             continue
-        tcp = struct.pack(
-            "!2sHIIBBHHH", port, service.port, seq, ack, 0x50, TCP_ACK, 0xFFFF, 0, 0
-        )
+        tcp = struct.pack("!2sHIIBBHHH", port, service.port, seq, ack, 0x50, TCP_ACK, 0xFFFF, 0, 0)
         yield bytes(12) + ETHERTYPES[family] + _ip(family, address, service, len(tcp)) + tcp
 
 

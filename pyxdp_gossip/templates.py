@@ -50,7 +50,7 @@ def ipv4_header_sum(header: bytes) -> int:
         raise ValueError(f"header is {len(header)} bytes, expected {IPV4_LEN}")
     if header[1] or header[2:4] != b"\0\0" or header[10:12] != b"\0\0":
         raise ValueError("TOS, total length and checksum must be zero in a template")
-    total = sum(struct.unpack("!10H", header))
+    total: int = sum(struct.unpack("!10H", header))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -33,6 +33,7 @@ from tests.golden_world import (
     MTU,
     OWN_ADDRESS,
     OWN_MAC,
+    PEER,
     PORT,
     ROUTER_MAC,
     ROUTES,
@@ -42,7 +43,6 @@ from tests.golden_world import (
     TUNNEL_PORT,
     VIPS,
     VLAN_PEER,
-    PEER,
     State,
 )
 from tests.model import Route, entropy_port, parse

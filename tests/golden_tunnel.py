@@ -18,7 +18,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
-from tests.golden import Golden, colons, encapsulated, ethernet, ip, patched, row, tcp, udp
+from tests.golden import Golden, colons, encapsulated, ip, patched, row, tcp, udp
 from tests.golden_world import (
     CLIENTS,
     DEAD_PEER,
@@ -91,7 +91,10 @@ def stripped(inner: Any, tags: tuple[Any, ...] = ()) -> bytes:
 
 def reflooded(inner: Any) -> bytes:
     """The inner packet as this host floods it once more."""
-    return encapsulated(bytes(ethernet() / inner), FLOOD, HOP_MARK)
+    packet = bytes(inner)
+    ethertype = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
+    ether = Ether(dst=colons(OWN_MAC), src=colons(ROUTER_MAC), type=ethertype)
+    return encapsulated(bytes(ether) + packet, FLOOD, HOP_MARK)
 
 
 def _inner(family: int, transport: Any, tos: int = 0) -> Any:
@@ -135,8 +138,11 @@ def unknown_rows() -> Iterator[Golden]:
             inner = _inner(family, tcp(State.OWN, flags))
             yield row(f"{name}, TCP [{flags}] misdirected", tunnelled(inner),
                       "misdirected_flooded", output=reflooded(inner))  # fmt: skip
-            yield row(f"{name}, TCP [{flags}] misdirected twice",
-                      tunnelled(inner, mark=HOP_MARK), "misdirected_dropped")
+            yield row(
+                f"{name}, TCP [{flags}] misdirected twice",
+                tunnelled(inner, mark=HOP_MARK),
+                "misdirected_dropped",
+            )
             yield row(f"{name}, TCP [{flags}] flooded", flooded(inner), "flood_unknown")
             yield row(f"{name}, TCP [{flags}] flooded after a wrong hop",
                       patched(flooded(inner), 47, bytes([FLOOD_MARK | HOP_MARK])),
@@ -167,8 +173,11 @@ def refused_rows() -> Iterator[Golden]:
     stranger = IPv4Address("10.8.0.99")
     yield row("from a stranger", tunnelled(syn, source=stranger), "tunnel_bad_source")
     dead = PEERS[underlay(DEAD_PEER)].unicast[0]
-    yield row("from a host that is not active",
-              tunnelled(syn, source=underlay(DEAD_PEER), cookie=dead), "tunnel_bad_source")
+    yield row(
+        "from a host that is not active",
+        tunnelled(syn, source=underlay(DEAD_PEER), cookie=dead),
+        "tunnel_bad_source",
+    )
     for name, cookie in (
         ("a wrong cookie", b"wrong..."),
         ("a cookie of zeros", bytes(8)),
@@ -264,8 +273,10 @@ def not_tunnel_rows() -> Iterator[Golden]:
     yield row("to another port", patched(frame, 36, port), "passed_no_service")
     other = tunnelled(syn, destination=IPv4Address("239.192.7.3"))
     yield row("to another group", other, "passed_no_service")
-    segment = Ether(dst=colons(OWN_MAC), src=colons(ROUTER_MAC)) / IP(dst=str(OWN_ADDRESS)) / TCP(
-        dport=TUNNEL_PORT
+    segment = (
+        Ether(dst=colons(OWN_MAC), src=colons(ROUTER_MAC))
+        / IP(dst=str(OWN_ADDRESS))
+        / TCP(dport=TUNNEL_PORT)
     )
     yield row("TCP to the tunnel port", segment, "passed_no_service")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -97,14 +98,10 @@ ROUTES: Final = {
     VLAN_PEER: Route(underlay(VLAN_PEER), mac(VLAN_PEER), b"to-peer5", MTU, vlan=VLAN),
     SMALL_MTU_PEER: Route(underlay(SMALL_MTU_PEER), mac(SMALL_MTU_PEER), b"to-peer8", SMALL_MTU),
 }
-FLOOD: Final = Route(
-    FLOOD_GROUP, bytes.fromhex("01005e400702"), b"to-group", MTU, mark=0x80
-)
+FLOOD: Final = Route(FLOOD_GROUP, bytes.fromhex("01005e400702"), b"to-group", MTU, mark=0x80)
 
 PEERS: Final = {
-    underlay(PEER): Peer(
-        PEER, (b"4-to-us.", b"4-to-us,"), (b"4-to-all", b"4to-all,"), b"us-to-4."
-    ),
+    underlay(PEER): Peer(PEER, (b"4-to-us.", b"4-to-us,"), (b"4-to-all", b"4to-all,"), b"us-to-4."),
     underlay(DEAD_PEER): Peer(
         DEAD_PEER, (b"7-to-us.", b"7-to-us,"), (b"7-to-all", b"7to-all,"), b"us-to-7."
     ),
@@ -116,6 +113,12 @@ def mapped(address: Address) -> bytes:
     if isinstance(address, IPv4Address):
         return bytes(10) + b"\xff\xff" + address.packed
     return address.packed
+
+
+def session_key(client: Address, port: int, slot: int) -> bytes:
+    """The session table's key: (8,) bytes for IPv4, (24,) for IPv6."""
+    key = client.packed + struct.pack("!H", port) + struct.pack("<H", slot)
+    return key if client.version == 4 else key + bytes(4)
 
 
 def golden_world(*, agent_alive: bool = True, flood: bool = True) -> World:

@@ -146,9 +146,7 @@ def parse_ipv4(data: bytes, start: int) -> Packet:
         raise NotReadableError("passed_fragment")
     mapped = bytes(10) + b"\xff\xff"
     addresses = mapped + header[12:16], mapped + header[16:20]
-    return _transport(
-        data, 4, header[9], addresses, header[1], (start, start + 4 * words, length)
-    )
+    return _transport(data, 4, header[9], addresses, header[1], (start, start + 4 * words, length))
 
 
 def parse_ipv6(data: bytes, start: int) -> Packet:
@@ -275,6 +273,14 @@ def run(world: World, frame: bytes) -> tuple[str, bytes]:
     return run_plain(world, frame, packet)
 
 
+def run_untunnelled(world: World, frame: bytes) -> tuple[str, bytes]:
+    """`run` for a reader that knows no tunnel, as the C forwarder: it sees strays only."""
+    try:
+        return run_plain(world, frame, parse(frame))
+    except NotReadableError as error:
+        return str(error), frame
+
+
 def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
     """A packet that came straight from the router."""
     service = world.services.get((packet.destination, packet.destination_port, packet.protocol))
@@ -319,9 +325,7 @@ def _run_elsewhere(world: World, owner: int, frame: bytes, packet: Packet) -> tu
     return wrap(world, route, frame, packet, 0, "stray_forwarded")
 
 
-def _flood(
-    world: World, frame: bytes, packet: Packet, mark: int, ending: str
-) -> tuple[str, bytes]:
+def _flood(world: World, frame: bytes, packet: Packet, mark: int, ending: str) -> tuple[str, bytes]:
     if world.flood is None:
         return "miss_no_flood", frame
     return wrap(world, world.flood, frame, packet, mark, ending)

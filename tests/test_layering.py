@@ -82,9 +82,7 @@ def package_units(path: Path) -> set[str]:
     for name in imports_of(path):
         if name.startswith("pyxdp_gossip."):
             unit = name.split(".")[1]
-            if (PACKAGE / f"{unit}.py").exists() or (PACKAGE / unit).is_dir():
-                found.add(unit)
-            elif unit.startswith("_"):
+            if (PACKAGE / f"{unit}.py").exists() or (PACKAGE / unit).is_dir() or unit[0] == "_":
                 found.add(unit)
     return found - {unit_of(path)}
 

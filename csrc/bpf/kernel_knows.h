@@ -17,7 +17,7 @@
 
 /* A stray answer to data of the last 64 KiB may still be under way, whatever the window says. */
 #define XG_FIT_WINDOW 65536u
-#define XG_TIMEWAIT_WINDOW 0xffff
+#define XG_TIMEWAIT_WINDOW 0xffffu
 
 enum xg_known {
 	XG_UNKNOWN = 0,
@@ -83,8 +83,9 @@ static __always_inline int fits_timewait(void *sk, const struct xg_packet *packe
 
 	if (!tw)
 		return XG_UNKNOWN;
+	/* unsigned: it never sent anything that a larger number could acknowledge */
 	if ((packet->tcp_flags & XG_TCP_ACK) &&
-	    (__s32)(tw->tw_sk.__tw_common.skc_tw_snd_nxt - packet->ack) > XG_TIMEWAIT_WINDOW)
+	    tw->tw_sk.__tw_common.skc_tw_snd_nxt - packet->ack > XG_TIMEWAIT_WINDOW)
 		return XG_UNKNOWN;
 	distance = (__s32)(packet->seq - tw->tw_sk.__tw_common.skc_tw_rcv_nxt);
 	if (distance > (__s32)XG_FIT_WINDOW || distance < -(__s32)XG_FIT_WINDOW)
@@ -178,18 +179,20 @@ static __noinline int kernel_knows(struct xdp_md *ctx, const struct xg_packet *p
 	fill_tuple(packet, &tuple);
 
 	if (packet->protocol == XG_PROTO_UDP) {
-		sk = packet->family == 4 ?
-			     bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0) :
-			     bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+		sk = packet->family == 4 ? bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv4),
+							     BPF_F_CURRENT_NETNS, 0) :
+					   bpf_sk_lookup_udp(ctx, &tuple, sizeof(tuple.ipv6),
+							     BPF_F_CURRENT_NETNS, 0);
 		if (!sk)
 			return XG_UNKNOWN;
 		known = sk->state == XG_STATE_ESTABLISHED ? XG_KNOWN_HALF : XG_UNKNOWN;
 		bpf_sk_release(sk);
 		return known;
 	}
-	sk = packet->family == 4 ?
-		     bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0) :
-		     bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	sk = packet->family == 4 ? bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4),
+						      BPF_F_CURRENT_NETNS, 0) :
+				   bpf_skc_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6),
+						      BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return XG_UNKNOWN;
 	known = fits(ctx, sk, packet);

@@ -66,7 +66,7 @@ class Observer:
     def _add(self, map_name: str, key: bytes) -> None:
         argv = ["bpftool", "map", "update", "pinned", str(self._folder / map_name), "key"]
         hexes = [f"{byte:#04x}" for byte in key]
-        run(f"telling the observer of {map_name}", [*argv, *hexes, *"value 1 0 0 0".split()])
+        run(f"telling the observer of {map_name}", [*argv, *hexes, "value", "1", "0", "0", "0"])
 
     def attach_script(self, hosts: int, clients: int) -> str:
         """Shell text for the router's namespace: one program on each port."""

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyxdp_gossip import kernel_mounts
-from pyxdp_gossip.bpf_object import TestRun
+from pyxdp_gossip.bpf_object import ProgramRun
 from pyxdp_gossip.dataplane import NO_TEMPLATE, Dataplane, DataplaneSettings, PeerCookies
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.stats import ENDINGS
-from pyxdp_gossip.templates import HeaderTemplate
 from tests.golden_world import (
     ACTIVE,
     CLIENTS,
@@ -34,9 +33,11 @@ from tests.golden_world import (
     SERVICES,
     TUNNEL_PORT,
     VIPS,
+    session_key,
 )
 from tests.kernel.conftest import Namespace
-from tests.model import Entry, Peer, Route
+from tests.model import Entry, Peer
+from tests.templates_of_routes import template
 
 _numbers = itertools.count(1)
 
@@ -95,33 +96,12 @@ class Verdict:
     frame: bytes
 
 
-def template(route: Route) -> HeaderTemplate:
-    """The header template of a golden route, from this host."""
-    return HeaderTemplate.build(
-        source=OWN_ADDRESS,
-        destination=route.destination,
-        source_mac=OWN_MAC,
-        destination_mac=route.destination_mac,
-        tunnel_port=TUNNEL_PORT,
-        cookie=route.cookie,
-        mtu=route.mtu,
-        mark=route.mark,
-        vlan=route.vlan,
-    )
-
-
 def cookies(peer: Peer) -> PeerCookies:
     """The cookies of a golden peer."""
     return PeerCookies(
         unicast=peer.unicast[0], unicast_old=peer.unicast[1],
         flood=peer.flood[0], flood_old=peer.flood[1], reply=peer.reply,
     )  # fmt: skip
-
-
-def session_key(client: Address, port: int, slot: int) -> bytes:
-    """The table's key: (8,) bytes for IPv4, (24,) for IPv6."""
-    words = client.packed + struct.pack("!H", port) + struct.pack("<H", slot)
-    return words if client.version == 4 else words + bytes(4)
 
 
 class HostUnderTest:
@@ -141,7 +121,7 @@ class HostUnderTest:
 
     def _run(self, frame: bytes) -> Verdict:
         before = self.plane.statistics()
-        result: TestRun = self.plane.test_run(frame)
+        result: ProgramRun = self.plane.test_run(frame)
         risen = self.plane.statistics().since(before)
         endings = [name for name in ENDINGS for _ in range(risen[name])]
         assert len(endings) == 1, f"{endings} were counted for {frame.hex()}"

@@ -15,6 +15,7 @@ from scapy.layers.l2 import Ether
 
 from tests.golden import ethernet, ip
 from tests.golden_world import CLIENTS, OWN_MAC, PORT, VIPS
+from tests.kernel.dataplane_fixture import OUTSIDE
 
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
 RECV_QUEUE, SEND_QUEUE = 1, 2
@@ -117,9 +118,7 @@ class Connection:
 
 def segment(family: int, client_port: int, flags: str, seq: int, ack: int) -> bytes:
     """A client's segment to the VIP."""
-    transport = TCP(
-        sport=client_port, dport=PORT, flags=flags, seq=seq & MASK32, ack=ack & MASK32
-    )
+    transport = TCP(sport=client_port, dport=PORT, flags=flags, seq=seq & MASK32, ack=ack & MASK32)
     return bytes(ethernet() / ip(family) / transport)
 
 
@@ -153,3 +152,38 @@ class Wire:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class HalfOpen:
+    """A handshake whose last segment is still to come: SYN sent by hand, SYN-ACK read."""
+
+    CLIENT_ISN = 0x10203040
+
+    def __init__(self, pair: Pair, family: int, client_port: int) -> None:
+        inside, outside = pair
+        self.family, self.client_port = family, client_port
+        # The client's own stack must not answer the SYN-ACK with a reset.
+        table = "ip" if family == 4 else "ip6"
+        self._quiet = f"nft delete table {table} quiet"
+        self._outside = outside
+        outside.exec(f"nft add table {table} quiet")
+        outside.exec(f"nft add chain {table} quiet out {{ type filter hook output priority 0 ; }}")
+        outside.exec(f"nft add rule {table} quiet out tcp sport {client_port} drop")
+        self.listener = inside.run(listen, family)
+        wire = outside.run(Wire, OUTSIDE)
+        try:
+            wire.send(self.segment("S", seq=self.CLIENT_ISN, ack=0))
+            answer = wire.receive(self._is_answer)
+        finally:
+            wire.close()
+        self.host_isn = answer[TCP].seq
+
+    def _is_answer(self, layers: Any) -> bool:
+        return TCP in layers and layers[TCP].dport == self.client_port
+
+    def segment(self, flags: str, *, seq: int = CLIENT_ISN + 1, ack: int) -> bytes:
+        return segment(self.family, self.client_port, flags, seq, ack)
+
+    def close(self) -> None:
+        self.listener.close()
+        self._outside.exec(self._quiet)

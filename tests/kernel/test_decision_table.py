@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
 
-from tests.golden import encapsulated, ethernet, ip, udp
-from tests.golden_tunnel import COOKIES, FLOOD_MARK, flooded, gue, outer, reflooded, tunnelled
+from tests.golden import encapsulated, ethernet, ip, patched, udp
+from tests.golden_tunnel import FLOOD_MARK, flooded, reflooded, tunnelled
 from tests.golden_world import CLIENTS, FLOOD, OWN_HOST, PEER, PORT, ROUTES, VIPS, State
 from tests.kernel.conftest import connect as connect_link
 from tests.kernel.dataplane_fixture import (
-    DEVICE,
-    OUTSIDE,
     HostUnderTest,
     host_under_test,
     make_pair,
@@ -25,23 +25,18 @@ from tests.kernel.dataplane_fixture import (
 )
 from tests.kernel.live_connection import (
     FAMILIES,
-    PATIENCE_S,
     Connection,
-    Wire,
+    HalfOpen,
     connected,
     listen,
     numbers,
     segment,
-    wait_for,
 )
 from tests.model import Entry, parse
 
 WINDOW = 65536  # XG_FIT_WINDOW
 TIME_WAIT_ACK_WINDOW = 0xFFFF  # XG_TIMEWAIT_WINDOW
 TCP_SLOTS = {4: 0, 6: 2}
-
-# A client of the same network that does not exist: nobody answers the host's SYN-ACK.
-SILENT_PORT = 61000
 
 Pair = tuple[Any, Any]
 _ports = itertools.count(41000)
@@ -116,9 +111,9 @@ def test_data_written_but_not_yet_sent_may_be_acknowledged(
 ) -> None:
     before = numbers(live.server).write_seq
     live.server.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            live.server.send(bytes(65536))
+    with contextlib.suppress(BlockingIOError):
+        while live.server.send(bytes(65536)):
+            pass
     end = numbers(live.server).write_seq
     assert (end - before) & 0xFFFFFFFF > 4 * 4096  # far more than the client's window
     assert host.knows(live.segment("A", ack=end))
@@ -202,43 +197,6 @@ def test_time_wait_gives_no_claim(host: HostUnderTest, live: Connection) -> None
 
 
 # ---- half-open, listener, SYN cookie ----
-
-
-class HalfOpen:
-    """A handshake whose last segment is still to come: SYN sent by hand, SYN-ACK read."""
-
-    CLIENT_ISN = 0x10203040
-
-    def __init__(self, pair: Pair, family: int, client_port: int) -> None:
-        inside, outside = pair
-        self.family, self.client_port = family, client_port
-        # The client's own stack must not answer the SYN-ACK with a reset.
-        table = "ip" if family == 4 else "ip6"
-        self._quiet = f"nft delete table {table} quiet"
-        self._outside = outside
-        outside.exec(f"nft add table {table} quiet")
-        outside.exec(
-            f"nft add chain {table} quiet out {{ type filter hook output priority 0 ; }}"
-        )
-        outside.exec(f"nft add rule {table} quiet out tcp sport {client_port} drop")
-        self.listener = inside.run(listen, family)
-        wire = outside.run(Wire, OUTSIDE)
-        try:
-            wire.send(self.segment("S", seq=self.CLIENT_ISN, ack=0))
-            answer = wire.receive(self._is_answer)
-        finally:
-            wire.close()
-        self.host_isn = answer[TCP].seq
-
-    def _is_answer(self, layers: Any) -> bool:
-        return TCP in layers and layers[TCP].dport == self.client_port
-
-    def segment(self, flags: str, *, seq: int = CLIENT_ISN + 1, ack: int) -> bytes:
-        return segment(self.family, self.client_port, flags, seq, ack)
-
-    def close(self) -> None:
-        self.listener.close()
-        self._outside.exec(self._quiet)
 
 
 @pytest.fixture
@@ -539,10 +497,10 @@ def test_a_misdirected_packet_counts_against_the_budget_of_seen_ones(
 def test_a_full_ring_of_packet_events_is_counted(host: HostUnderTest, family: int) -> None:
     room = (1 << 20) // 48  # a record is 40 bytes behind a header of 8
     before = host.namespace.run(host.plane.statistics)
-    frames = [
-        segment(family, 1024 + number % 60000, "A", number, 1) for number in range(room + 50)
-    ]
-    host.run_unchecked(frames)
+    frame = segment(family, 0, "A", 1, 1)
+    at = parse(frame).l4
+    ports = (struct.pack("!H", 1024 + number) for number in range(room + 50))
+    host.run_unchecked([patched(frame, at, port) for port in ports])
     lost = host.namespace.run(host.plane.statistics).since(before)["packet_events_lost"]
     assert lost >= 40
     while host.packet_events():

@@ -18,31 +18,17 @@ from pyxdp_gossip import templates
 from pyxdp_gossip.templates import HeaderTemplate, multicast_mac
 from tests import c_programs
 from tests.golden import encapsulated, plain_rows
-from tests.golden_world import FLOOD, OWN_ADDRESS, OWN_MAC, ROUTES, TUNNEL_PORT, VLAN_PEER
+from tests.golden_world import FLOOD, OWN_ADDRESS, ROUTES, TUNNEL_PORT, VLAN_PEER
 from tests.model import Route, ipv4_checksum, parse
+from tests.templates_of_routes import template
 
 PEER = 4
-
-
-def build(route: Route) -> HeaderTemplate:
-    """The template of a golden route."""
-    return HeaderTemplate.build(
-        source=OWN_ADDRESS,
-        destination=route.destination,
-        source_mac=OWN_MAC,
-        destination_mac=route.destination_mac,
-        tunnel_port=TUNNEL_PORT,
-        cookie=route.cookie,
-        mtu=route.mtu,
-        mark=route.mark,
-        vlan=route.vlan,
-    )
 
 
 def applied(route: Route, frames: list[bytes], mark: int = 0) -> list[bytes]:
     """The outer headers that C writes for each frame."""
     records = b"".join(struct.pack("<H", len(frame)) + frame for frame in frames)
-    data = build(route).pack() + bytes([mark]) + records
+    data = template(route).pack() + bytes([mark]) + records
     program = c_programs.build("test_packet_parse")
     return [bytes.fromhex(line) for line in c_programs.run(program, "apply", data=data).split()]
 
@@ -67,19 +53,19 @@ def test_a_mark_is_added_to_the_templates_own() -> None:
                          ids=["plain", "VLAN", "flood"])  # fmt: skip
 def test_the_checksum_is_right_for_every_inner_length_and_every_tos(route: Route) -> None:
     program = c_programs.build("test_packet_parse")
-    checked = c_programs.run(program, "checksum", data=build(route).pack())
+    checked = c_programs.run(program, "checksum", data=template(route).pack())
     assert int(checked) == 65535 - templates.GUE_OVERHEAD - 20 + 1 + 256
 
 
 @given(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)))
 def test_the_partial_sum_gives_the_checksum_of_the_whole_header(pair: tuple[int, int]) -> None:
     source, destination = IPv4Address(pair[0]), IPv4Address(pair[1])
-    template = HeaderTemplate.build(
+    built = HeaderTemplate.build(
         source=source, destination=destination, source_mac=bytes(6), destination_mac=bytes(6),
         tunnel_port=1, cookie=bytes(8), mtu=1500,
     )  # fmt: skip
-    header = template.header[14:34]
-    total = template.ip_sum + 1500
+    header = built.header[14:34]
+    total = built.ip_sum + 1500
     folded = (total & 0xFFFF) + (total >> 16)
     folded = (folded & 0xFFFF) + (folded >> 16)
     assert ~folded & 0xFFFF == ipv4_checksum(header[:2] + struct.pack("!H", 1500) + header[4:])
@@ -94,9 +80,7 @@ def flows(count: int, frame: bytes, where: int, step: int) -> list[bytes]:
     """The frame with a 32-bit word counted up at offset `where`."""
     (first,) = struct.unpack_from("!I", frame, where)
     return [
-        frame[:where]
-        + struct.pack("!I", (first + step * number) & 0xFFFFFFFF)
-        + frame[where + 4 :]
+        frame[:where] + struct.pack("!I", (first + step * number) & 0xFFFFFFFF) + frame[where + 4 :]
         for number in range(count)
     ]
 
@@ -141,14 +125,14 @@ def test_all_packets_of_a_flow_get_one_source_port() -> None:
 
 
 def test_packed_template_is_the_c_struct() -> None:
-    packed = build(ROUTES[VLAN_PEER]).pack(generation=7)
+    packed = template(ROUTES[VLAN_PEER]).pack(generation=7)
     assert len(packed) == 128
     length, l2_len, mtu, reserved, _, generation = struct.unpack_from("<HHHHII", packed, 112)
     assert (length, l2_len, mtu, reserved, generation) == (62, 18, 1600, 0, 7)
 
 
 def test_scapy_reads_the_headers_that_were_built() -> None:
-    layers = Ether(build(ROUTES[VLAN_PEER]).header)
+    layers = Ether(template(ROUTES[VLAN_PEER]).header)
     assert layers[Dot1Q].vlan == 7
     assert (layers[IP].src, layers[IP].dst) == ("10.8.0.13", "10.8.0.15")
     assert layers[IP].flags == "DF"
@@ -156,10 +140,10 @@ def test_scapy_reads_the_headers_that_were_built() -> None:
 
 
 def test_with_mtu_changes_nothing_else() -> None:
-    template = build(ROUTES[PEER])
-    other = template.with_mtu(1400)
+    built = template(ROUTES[PEER])
+    other = built.with_mtu(1400)
     assert other.mtu == 1400
-    assert other.header == template.header
+    assert other.header == built.header
 
 
 def test_multicast_mac_keeps_23_bits_of_the_group() -> None:
@@ -193,8 +177,16 @@ def test_build_says_which_argument_is_wrong(change: dict[str, Any], said: str) -
         HeaderTemplate.build(**(arguments | change))
 
 
-@pytest.mark.parametrize("header", [bytes(19), bytes(21), b"\x45\x01" + bytes(18),
-                                    b"\x45\0\0\x14" + bytes(16), bytes(10) + b"\x01" + bytes(9)])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        bytes(19),
+        bytes(21),
+        b"\x45\x01" + bytes(18),
+        b"\x45\0\0\x14" + bytes(16),
+        bytes(10) + b"\x01" + bytes(9),
+    ],
+)
 def test_header_sum_refuses_what_is_no_template(header: bytes) -> None:
     with pytest.raises(ValueError, match=r"expected 20|must be zero"):
         templates.ipv4_header_sum(header)
