@@ -42,7 +42,7 @@ from pyxdp_gossip.gossip.records import EVENT, EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
 from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
 from pyxdp_gossip.routing import Routing
-from pyxdp_gossip.session import Service, Session
+from pyxdp_gossip.session import KernelView, Service, Session
 from pyxdp_gossip.templates import probe_payload, probe_reply_nonce
 
 NS_PER_S: Final = 1_000_000_000
@@ -204,6 +204,7 @@ class Agent:
         now = time.monotonic_ns()
         self.core.handle_event(Leave(), now)
         self._send(now)
+        self.dataplane.adopt_predecessor()
 
     def drain(self) -> None:
         """Tells the POP not to expect new sessions here."""
@@ -412,11 +413,11 @@ class Agent:
         self.log.info("synced", partial=event.partial)
 
     def _ask_kernel(self, event: AskKernel, now: int) -> None:
-        mine = [
-            frame is not None and self.dataplane.kernel_knows(frame)
+        views = [
+            self.dataplane.kernel_view(frame) if frame else KernelView.UNKNOWN
             for frame in questions.frames(event.questions, self.services)
         ]
-        self.core.handle_event(KernelAnswer(event.asker, event.number, mine), now)
+        self.core.handle_event(KernelAnswer(event.asker, event.number, views), now)
 
     def _duplicate(self, event: DuplicateHost, now: int) -> None:
         where = event.address[0]

@@ -19,15 +19,21 @@ TEST_RUN_ROOM: Final = 4096  # one page: what the kernel gives a test frame with
 
 XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
 
+OTHER_PROGRAM: Final = (
+    "another XDP program is attached: `ip link set dev IF xdp off` (or `xdpgeneric off`); "
+    "one of a killed agent with another id goes with its pins"
+)
+
 # What an errno of the bpf system call means to the operator.
 HINTS: Final[Mapping[int, str]] = {
     errno.EPERM: "needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: run as root",
     errno.EACCES: "the kernel's verifier refused the program",
     errno.ENOMEM: "out of memory: make the session table smaller ([table] sessions_v4)",
     errno.E2BIG: "the map is too large: make the session table smaller ([table] sessions_v4)",
+    errno.EBADF: "not a cgroup v2 folder: set [dataplane] cgroup",
     errno.EOPNOTSUPP: 'the driver has no native XDP: set [dataplane] mode = "skb"',
-    errno.EBUSY: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
-    errno.EEXIST: "another XDP program is attached: detach it first (ip link set dev IF xdp off)",
+    errno.EBUSY: OTHER_PROGRAM,
+    errno.EEXIST: OTHER_PROGRAM,
     errno.ERANGE: "the driver refuses: the MTU is too large for native XDP, or too few queues",
     errno.ENOSYS: "this kernel was built without BPF (CONFIG_BPF_SYSCALL)",
 }

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ import click
 import structlog
 
 from pyxdp_gossip.config import Config, generate_key_line
-from pyxdp_gossip.errors import GossipError
+from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.popbox.demo import demo_command
 
@@ -45,7 +46,7 @@ def set_up_log() -> Any:
     return structlog.get_logger()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(package_name="pyxdp-gossip")
 def cli() -> None:
     """Hosts behind an ECMP router keep each other's connections alive."""
@@ -53,53 +54,88 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path))
-@click.option("--ready-file", type=click.Path(path_type=Path), help="Written once synced.")
+@click.option(
+    "--ready-file", type=click.Path(path_type=Path), help="There from synced to the stop."
+)
 def run(path: Path, ready_file: Path | None) -> None:
     """The agent, in the foreground; SIGTERM leaves cleanly, SIGUSR1 writes the counters."""
     log = set_up_log()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: all inherit it
-    try:
-        config = Config.load(path)
-        for warning in config.warnings:
-            log.warning(warning)
-        with Node(config, log=log.bind(host=config.host.id)) as node:
-            status = serve(node, ready_file)
-    except GossipError as error:
-        fail(str(error))
-    sys.exit(status)
+    config = Config.load(path)
+    for warning in config.warnings:
+        log.warning(warning)
+    if ready_file and not ready_file.absolute().parent.is_dir():
+        raise HostError(f"--ready-file {ready_file}: no such folder; make it first")
+    withdraw(ready_file)  # a killed agent's lies there still, and this one is not ready
+    with Node(config, log=log.bind(host=config.host.id)) as node:
+        try:
+            serve(node, ready_file, log)
+        finally:
+            withdraw(ready_file)  # before anything is taken off: whoever announces, stops first
+            tell_systemd(b"STOPPING=1", log)
+    if node.failure:
+        raise node.failure
 
 
-def serve(node: Node, ready_file: Path | None) -> int:
-    """Runs until a signal or the node's own end; returns the exit status."""
+def serve(node: Node, ready_file: Path | None, log: Any) -> None:
+    """Runs until a signal or the node's own end, which it raises."""
     ready = False
     while True:
         received = signal.sigtimedwait(SIGNALS, SYNC_POLL_S)
-        if received and received.si_signo != signal.SIGUSR1:
-            write_report(node, ready_file)
-            return DONE
-        if received:
-            write_report(node, ready_file)
         if node.failure:
             raise node.failure
+        if received:
+            write_report(node, ready_file, log)
+            if received.si_signo != signal.SIGUSR1:
+                return
         if not ready and node.is_synced:
             ready = True
-            tell_ready(ready_file)
+            if ready_file:
+                announce(ready_file)
+            tell_systemd(b"READY=1", log)
 
 
-def tell_ready(ready_file: Path | None) -> None:
-    """Writes the ready file and tells systemd."""
-    if ready_file:
+def announce(ready_file: Path) -> None:
+    """Writes the ready file; whoever waits for it would wait for ever if that failed."""
+    try:
         write_atomically(ready_file, f"{os.getpid()}\n")
+    except OSError as error:
+        raise HostError(f"--ready-file {ready_file}: {error.strerror}; name another") from None
+
+
+def withdraw(ready_file: Path | None) -> None:
+    """Removes the ready file, if it is there."""
+    try:
+        if ready_file:
+            ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"--ready-file {ready_file}: {error.strerror}; name another") from None
+
+
+def tell_systemd(state: bytes, log: Any) -> None:
+    """Tells the service manager, if one asked for it.
+
+    Source: sd_notify(3): `@` stands for the abstract namespace.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
-    if address:
+    if not address:
+        return
+    try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-            notify.sendto(b"READY=1", address.replace("@", "\0", 1))
+            notify.sendto(state, "\0" + address[1:] if address[0] == "@" else address)
+    except OSError as error:
+        log.warning("NOTIFY_SOCKET takes nothing", socket=address, reason=error.strerror)
 
 
-def write_report(node: Node, ready_file: Path | None) -> None:
-    """Writes all counters beside the ready file."""
-    if ready_file:
-        write_atomically(Path(f"{ready_file}.stats.json"), json.dumps(node.report()))
+def write_report(node: Node, ready_file: Path | None, log: Any) -> None:
+    """Writes all counters beside the ready file; nothing ends because that failed."""
+    if not ready_file:
+        return
+    path = Path(f"{ready_file}.stats.json")
+    try:
+        write_atomically(path, json.dumps(node.report()))
+    except OSError as error:
+        log.warning("counters not written", file=str(path), reason=error.strerror or "no answer")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -122,12 +158,24 @@ cli.add_command(demo_command, "demo")
 def main() -> None:
     """Entry point; flags that click refuses give one line and status 2."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="pyxdp-gossip", standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:
         sys.exit(DONE)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "pyxdp-gossip"
+        fail(f"{error.format_message()} See `{command} --help`.")
     except click.ClickException as error:
         fail(error.format_message())
     except GossipError as error:
         fail(str(error))
+    except Exception as error:
+        fail(our_mistake(error))
+
+
+def our_mistake(error: Exception) -> str:
+    """What an exception that nobody expected says in a line: enough for a report of the bug."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"a bug, please report it: {type(error).__name__}: {error}{where}"

@@ -14,7 +14,7 @@ from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.errors import HostError
-from pyxdp_gossip.session import Service, packed16
+from pyxdp_gossip.session import KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.templates import HeaderTemplate
 
@@ -25,6 +25,7 @@ RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
 PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 FILTER_NAME: Final = "pyxdp_gossip"
+VIEWS: Final = {"pass": KernelView.FULL, "tx": KernelView.HALF}  # of xg_question's action
 
 CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6s4x")  # struct xg_config
 SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
@@ -132,9 +133,8 @@ class Dataplane:
     def open(self) -> None:
         """Loads the programs and fills in what does not change while they run."""
         settings = self.settings
-        netlink.ensure_bpffs(settings.pins)
         self._link = netlink.link(settings.interface)
-        settings.pins.mkdir(parents=True, exist_ok=True)
+        netlink.ensure_bpffs(settings.pins)
         buckets4, buckets6 = buckets_for(settings.sessions_v4), buckets_for(settings.sessions_v6)
         try:
             redirect = BpfObject(
@@ -144,11 +144,12 @@ class Dataplane:
             self._objects.append(BpfObject("sessions", shared=redirect.maps))
             self._maps = dict(redirect.maps)
             self._open_memory(buckets4, buckets6)
+            for service, slot in settings.services.items():
+                self._add_service(service, slot)
         except BaseException:
             self.close()
+            _remove_folder(settings.pins)
             raise
-        for service, slot in settings.services.items():
-            self._add_service(service, slot)
 
     def _open_memory(self, buckets4: int, buckets6: int) -> None:
         self.owners = OwnerStates(memory=self._maps["owners"].memory())
@@ -249,6 +250,13 @@ class Dataplane:
         self._attached.xdp, self._attached.mode = link, mode
         return mode
 
+    def adopt_predecessor(self) -> None:
+        """Makes a crashed agent's program, if it is at work still, this process's to detach."""
+        if self._attached.xdp is None and self.has_predecessor:
+            self._attached.xdp = PinnedLink.find(self.settings.pins / "xdp")
+            self._attached.group = True
+            self._attached.filter = self._link.kind == "veth"
+
     @property
     def mode(self) -> str:
         """How the XDP program is attached: "native", "skb", or "" before it is."""
@@ -264,8 +272,7 @@ class Dataplane:
             netlink.detach_ingress_filter(self._link.index, FILTER_NAME)
         if attached.group:
             netlink.leave_group_address(self._link.index, self.settings.flood_group)
-        if attached.xdp or attached.sockops:
-            _remove_folder(self.settings.pins)
+        _remove_folder(self.settings.pins)
 
     # ---- hosts ----
 
@@ -350,11 +357,16 @@ class Dataplane:
         """A snapshot of the counters."""
         return Statistics.from_per_cpu([self._counter(index) for index in range(len(NAMES))])
 
-    def kernel_knows(self, frame: bytes) -> bool:
+    def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of
         this host hold its session, and does the segment fit?"""
         fd = self._objects[0].program_fd("xg_question")
-        return bpf_object.run_program(fd, frame, ifindex=self._link.index).action == "pass"
+        action = bpf_object.run_program(fd, frame, ifindex=self._link.index).action
+        return VIEWS.get(action, KernelView.UNKNOWN)
+
+    def kernel_knows(self, frame: bytes) -> bool:
+        """Whether a packet like this frame would be passed, were it flooded to this host."""
+        return self.kernel_view(frame) is not KernelView.UNKNOWN
 
     def test_run(self, frame: bytes) -> bpf_object.ProgramRun:
         """Runs the XDP program on one frame, as if it came from the interface."""
@@ -363,7 +375,7 @@ class Dataplane:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Removes this host's pin folder, and the common one above it if it is empty."""
+    """Removes this host's pin folder, and the common one above it, if they are empty."""
     for candidate in (folder, folder.parent):
         try:
             candidate.rmdir()

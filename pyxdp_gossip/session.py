@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
@@ -11,6 +12,16 @@ Address = IPv4Address | IPv6Address
 Protocol = Literal["tcp", "udp"]
 
 PORT_MAX = 65535  # RFC 9293 section 3.1, RFC 768: ports have 16 bits
+
+
+class KernelView(IntEnum):
+    """What a kernel's sockets say of a session and one of its segments."""
+
+    UNKNOWN = 0
+    HALF = 1
+    """Half-open, in TIME_WAIT, or a valid SYN cookie: known, but nothing to claim."""
+    FULL = 2
+    """A full socket holds it, and the segment fits."""
 
 
 def parse_endpoint(text: str) -> tuple[Address, int]:

@@ -18,6 +18,7 @@ IPV4_LEN: Final = 20
 UDP_LEN: Final = 8
 GUE_LEN: Final = 16
 GUE_OVERHEAD: Final = IPV4_LEN + UDP_LEN + GUE_LEN
+IP_LEN_MAX: Final = 0xFFFF  # the loopback says 65536
 """Bytes that GUE over IPv4 adds to a packet, Ethernet not counted."""
 
 GUE_DATA: Final = 0x03
@@ -131,7 +132,13 @@ class HeaderTemplate:
     def pack(self, generation: int = 0) -> bytes:
         """(128,) bytes: `struct xg_template`."""
         return PACKED.pack(
-            self.header, len(self.header), self.l2_len, self.mtu, 0, self.ip_sum, generation
+            self.header,
+            len(self.header),
+            self.l2_len,
+            min(self.mtu, IP_LEN_MAX),
+            0,
+            self.ip_sum,
+            generation,
         )
 
 

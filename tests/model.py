@@ -214,7 +214,8 @@ def entropy_port(packet: Packet) -> int:
     mix = mix + (source_port << 16 | destination_port) * 0x9E3779B97F4A7C15 & MASK64
     mix ^= mix >> 32
     mix = mix * 0xD6E8FEB86659FD93 & MASK64
-    return 0xC000 | (mix >> 32 & 0x3FFF)
+    high = int(mix) >> 32
+    return 0xC000 | (high & 0x3FFF)
 
 
 def ipv4_checksum(header: bytes) -> int:

@@ -217,8 +217,9 @@ int xg_redirect(struct xdp_md *ctx)
 	return action_of(ending);
 }
 
-/* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if this kernel knows the session of
- * the frame and the segment fits. Counts nothing and tells nobody. */
+/* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if a full socket holds the session of
+ * the frame and the segment fits, XDP_TX if it is half-open, closing or a cookie's, XDP_DROP if
+ * this kernel does not know it. Counts nothing and tells nobody. */
 SEC("xdp")
 int xg_question(struct xdp_md *ctx)
 {
@@ -228,7 +229,14 @@ int xg_question(struct xdp_md *ctx)
 
 	if (xg_parse_frame(data, end, &packet) != XG_PARSE_OK)
 		return XDP_ABORTED;
-	return kernel_knows(ctx, &packet) != XG_UNKNOWN ? XDP_PASS : XDP_DROP;
+	switch (kernel_knows(ctx, &packet)) {
+	case XG_KNOWN_FULL:
+		return XDP_PASS;
+	case XG_KNOWN_HALF:
+		return XDP_TX;
+	default:
+		return XDP_DROP;
+	}
 }
 
 /* At tc ingress, behind the XDP program: veth decides that a frame is multicast before XDP has

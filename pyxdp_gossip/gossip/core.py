@@ -277,10 +277,10 @@ class GossipCore:
 
     def _on_kernel(self, event: KernelAnswer, now: int) -> None:
         if event.asker == self._local.host:
-            known = self._asker.kernel_said(event.number, event.mine)
+            known = self._asker.kernel_said(event.number, event.views)
             self._asker.conclude(event.number, self._roster.active(), self._join.synced, now)
         else:
-            known = self._answerer.kernel_said(event.asker, event.number, event.mine)
+            known = self._answerer.kernel_said(event.asker, event.number, event.views)
         self._claim(known, now)
 
     def _claim(self, known: list[EventRecord], now: int) -> None:

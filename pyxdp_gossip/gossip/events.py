@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pyxdp_gossip.session import Address, Service
+from pyxdp_gossip.session import Address, KernelView, Service
 
 
 class MemberState(Enum):
@@ -122,11 +122,15 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class KernelAnswer:
-    """The answer to `AskKernel`: whether this kernel knows each question's session."""
+    """The answer to `AskKernel`: what this kernel says of each question's session.
+
+    One that it knows is not denied; only what a full socket holds is claimed, for nothing would
+    tell the end of the others.
+    """
 
     asker: int
     number: int
-    mine: Sequence[bool]
+    views: Sequence[KernelView]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Protocol
 
 EVENT = struct.Struct("=BBH2sHII16sQ")  # struct xg_event of csrc/xg_types.h
+HOST_UNOWNED = 0xFFFF  # XG_HOST_UNOWNED: the owner of the mark "no host has this session"
 NO_SLOT = 0xFFFF  # in a translation: this host does not have the service
 POSITION_MASK = (1 << 32) - 1  # the codec compares log positions modulo 2**32
 _SLOT = struct.Struct("=H")

@@ -17,6 +17,7 @@ from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval, TokenBucket
 from pyxdp_gossip.gossip.records import (
     EVENT,
+    HOST_UNOWNED,
     NO_SLOT,
     EventKind,
     EventRecord,
@@ -26,6 +27,7 @@ from pyxdp_gossip.gossip.records import (
 )
 from pyxdp_gossip.gossip.translation import slot_of
 from pyxdp_gossip.gossip.wire import QUESTIONS_IN_SECTION, DatagramType
+from pyxdp_gossip.session import KernelView
 
 QUEUE_MAX = 1024  # missed sessions waiting for the budget; their packets come again
 ROUNDS_MAX = 64  # WHO-HAS under way; at 200 a second and 300 ms there are at most 60
@@ -67,6 +69,8 @@ class Asker:
         self._rounds: dict[int, Round] = {}
         self._number = 0
         self._now = 0
+        self._unowned_for = timing.unowned_ms * NS_PER_MS
+        self._marks: deque[tuple[int, EventRecord]] = deque()  # when each ends, oldest first
 
     def add(self, records: bytes, now: int) -> None:
         """Take in struct xg_event records of kind MISS; the flood's budget bounds their number."""
@@ -85,11 +89,15 @@ class Asker:
         times = [rnd.expires_at for rnd in self._rounds.values()]
         if self._queue and len(self._rounds) < ROUNDS_MAX:
             times.append(self._bucket.next_at(self._now))
+        if self._marks:
+            times.append(self._marks[0][0])
         return min(times, default=None)
 
     def handle_timer(self, now: int) -> None:
-        """Drop what was not answered in time; ask what the budget allows."""
+        """Drop what was not answered in time; end marks; ask what the budget allows."""
         self._now = now
+        while self._marks and now >= self._marks[0][0]:
+            self._unmark(self._marks.popleft()[1])
         for number, rnd in list(self._rounds.items()):
             if now >= rnd.expires_at:
                 del self._rounds[number]
@@ -109,13 +117,13 @@ class Asker:
         self._tally.add("misses_asked", count)
         self._emit(AskKernel(self._host, self._number, b"".join(m.pack() for m in misses)))
 
-    def kernel_said(self, number: int, mine: Sequence[bool]) -> list[EventRecord]:
-        """Note this host's own kernel's answer; the misses that it does know."""
+    def kernel_said(self, number: int, views: Sequence[KernelView]) -> list[EventRecord]:
+        """Note this host's own kernel's answer; the misses that a full socket holds."""
         rnd = self._rounds.get(number)
-        if rnd is None or len(mine) != len(rnd.misses):
+        if rnd is None or len(views) != len(rnd.misses):
             return []
-        rnd.kernel_not_mine = sum(1 << i for i, known in enumerate(mine) if not known)
-        return [miss for miss, known in zip(rnd.misses, mine, strict=True) if known]
+        rnd.kernel_not_mine = sum(1 << i for i, view in enumerate(views) if not view)
+        return _held(rnd.misses, views)
 
     def answered(self, host: int, answer: Answer) -> None:
         """Note a member's answer."""
@@ -151,6 +159,15 @@ class Asker:
         else:
             # Else somebody claimed it since the question.
             self._tally.add("sessions_unowned", int(marked))
+            if marked:
+                self._marks.append((now + self._unowned_for, miss))
+
+    def _unmark(self, miss: EventRecord) -> None:
+        """End a mark on time: a new session with these addresses must not be taken for none."""
+        table = self._tables[miss.family]
+        entry = table.get(miss.key)
+        if entry is not None and entry.owner == HOST_UNOWNED:
+            table.remove(miss.key)
 
 
 @dataclass(slots=True)
@@ -200,15 +217,23 @@ class Answerer:
             self._waiting[name] = Waiting(reach, records, places, now + self._timeout)
             self._emit(AskKernel(*name, b"".join(record.pack() for record in records)))
 
-    def kernel_said(self, asker: int, number: int, mine: Sequence[bool]) -> list[EventRecord]:
-        """Tell the peer what this kernel does not know; the records of what it does."""
+    def kernel_said(
+        self, asker: int, number: int, views: Sequence[KernelView]
+    ) -> list[EventRecord]:
+        """Tell the peer what this kernel does not know; the records that a full socket holds."""
         waiting = self._waiting.pop((asker, number), None)
-        if waiting is None or len(mine) != len(waiting.records):
+        if waiting is None or len(views) != len(waiting.records):
             return []
-        rows = list(zip(waiting.records, waiting.places, mine, strict=True))
-        not_mine = sum(1 << place for _, place, known in rows if not known)
+        places = zip(waiting.places, views, strict=True)
+        not_mine = sum(1 << place for place, view in places if not view)
         self._outbox.put(waiting.reach, DatagramType.QUESTION, Answer(number, not_mine))
-        return [record for record, _, known in rows if known]
+        return _held(waiting.records, views)
+
+
+def _held(records: list[EventRecord], views: Sequence[KernelView]) -> list[EventRecord]:
+    return [
+        record for record, view in zip(records, views, strict=True) if view is KernelView.FULL
+    ]
 
 
 def _miss(question: Question, slot: int, now: int) -> EventRecord:

@@ -117,7 +117,8 @@ class HostUnderTest:
 
     def run_all(self, frames: list[bytes]) -> list[Verdict]:
         """Frames through the XDP program, in order."""
-        return self.namespace.run(lambda: [self._run(frame) for frame in frames])
+        verdicts: list[Verdict] = self.namespace.run(lambda: [self._run(one) for one in frames])
+        return verdicts
 
     def _run(self, frame: bytes) -> Verdict:
         before = self.plane.statistics()
@@ -130,7 +131,7 @@ class HostUnderTest:
 
     def knows(self, frame: bytes) -> bool:
         """The kernel's own view of a frame."""
-        return self.namespace.run(self.plane.kernel_knows, frame)
+        return bool(self.namespace.run(self.plane.kernel_knows, frame))
 
     def run_unchecked(self, frames: list[bytes]) -> None:
         """Many frames, in order; nobody looks at what becomes of each."""

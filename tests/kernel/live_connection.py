@@ -159,7 +159,7 @@ class HalfOpen:
 
     CLIENT_ISN = 0x10203040
 
-    def __init__(self, pair: Pair, family: int, client_port: int) -> None:
+    def __init__(self, pair: tuple[Any, Any], family: int, client_port: int) -> None:
         inside, outside = pair
         self.family, self.client_port = family, client_port
         # The client's own stack must not answer the SYN-ACK with a reset.

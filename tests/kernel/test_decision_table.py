@@ -6,14 +6,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
-import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
 
-from tests.golden import encapsulated, ethernet, ip, patched, udp
+from tests.golden import encapsulated, ethernet, ip, udp
 from tests.golden_tunnel import FLOOD_MARK, flooded, reflooded, tunnelled
 from tests.golden_world import CLIENTS, FLOOD, OWN_HOST, PEER, PORT, ROUTES, VIPS, State
 from tests.kernel.conftest import connect as connect_link
@@ -36,6 +36,7 @@ from tests.model import Entry, parse
 
 WINDOW = 65536  # XG_FIT_WINDOW
 TIME_WAIT_ACK_WINDOW = 0xFFFF  # XG_TIMEWAIT_WINDOW
+TELL_INTERVAL_S = 0.1  # RECENT_HOT_MS
 TCP_SLOTS = {4: 0, 6: 2}
 
 Pair = tuple[Any, Any]
@@ -444,7 +445,7 @@ def test_a_flooded_syn_cookie_is_taken(host: HostUnderTest, cookie: HalfOpen) ->
     assert host.run(flooded(inner)).ending == "delivered_flood"
 
 
-# ---- events and budgets ----
+# ---- events ----
 
 
 def test_the_agent_is_told_of_one_flow_once_in_a_while(
@@ -452,56 +453,7 @@ def test_the_agent_is_told_of_one_flow_once_in_a_while(
 ) -> None:
     host.packet_events()
     frame = live.segment("A")
-    endings = {verdict.ending for verdict in host.run_all([frame] * 20)}
-    assert endings == {"passed_known"}
-    assert len(host.packet_events()) <= 2  # one, unless 20 test runs took over 100 ms
-
-
-STORM = 200
-BURST = 5  # floods at once; at one a second the budget is empty after them
-
-
-@pytest.mark.usefixtures("host")
-def test_a_storm_of_new_misses_leaves_the_budget_of_seen_ones_alone(
-    pair: Pair, family: int
-) -> None:
-    limits = {"flood_rate_pps": 1, "flood_new_rate_pps": 1, "flood_burst_s": float(BURST)}
-    storm = [segment(family, 20000 + number, "A", 1, 1) for number in range(STORM)]
-    with host_under_test(pair[0], **limits) as limited:
-        limited.set_flood()
-        (first,) = limited.run_all(storm[:1])
-        assert first.ending == "miss_flooded"
-        endings = [verdict.ending for verdict in limited.run_all(storm[1:])]
-        assert endings[-1] == "miss_over_budget_new"
-        assert endings.count("miss_flooded") < 2 * BURST
-        again = [verdict.ending for verdict in limited.run_all(storm[:BURST])]
-        assert again == ["miss_flooded"] * BURST
-        rest = [verdict.ending for verdict in limited.run_all(storm[BURST:])]
-        assert rest[-1] == "miss_over_budget_seen"
-
-
-def test_a_misdirected_packet_counts_against_the_budget_of_seen_ones(
-    pair: Pair, family: int
-) -> None:
-    limits = {"flood_rate_pps": 1, "flood_burst_s": float(BURST)}
-    frames = [
-        tunnelled(inner_of(segment(family, 20000 + number, "A", 1, 1))) for number in range(STORM)
-    ]
-    with host_under_test(pair[0], **limits) as limited:
-        limited.set_flood()
-        endings = [verdict.ending for verdict in limited.run_all(frames)]
-    assert endings[0] == "misdirected_flooded"
-    assert endings[-1] == "misdirected_dropped"
-
-
-def test_a_full_ring_of_packet_events_is_counted(host: HostUnderTest, family: int) -> None:
-    room = (1 << 20) // 48  # a record is 40 bytes behind a header of 8
-    before = host.namespace.run(host.plane.statistics)
-    frame = segment(family, 0, "A", 1, 1)
-    at = parse(frame).l4
-    ports = (struct.pack("!H", 1024 + number) for number in range(room + 50))
-    host.run_unchecked([patched(frame, at, port) for port in ports])
-    lost = host.namespace.run(host.plane.statistics).since(before)["packet_events_lost"]
-    assert lost >= 40
-    while host.packet_events():
-        pass
+    start = time.monotonic()
+    host.run_unchecked([frame] * 1000)
+    passed_s = time.monotonic() - start
+    assert 1 <= len(host.packet_events()) <= 1 + passed_s / TELL_INTERVAL_S

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tests.golden import Golden, plain_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import golden_world
 from tests.model import run
+
+ROOT = Path(__file__).parents[2]
 
 # Endings that need a socket of this kernel, a spent budget, or a frame without headroom.
 NEED_A_KERNEL = {
@@ -46,9 +49,25 @@ def test_golden_descriptions_name_one_row_each() -> None:
     assert [name for name, times in names.items() if times > 1] == []
 
 
-def test_every_ending_has_a_golden_packet_or_needs_a_kernel() -> None:
-    text = (Path(__file__).parents[2] / "csrc" / "stats.h").read_text()
+def endings() -> set[str]:
+    """The names of all endings, read from the one list."""
+    text = (ROOT / "csrc" / "stats.h").read_text()
     section = text[text.index("XG_ENDINGS(X)") : text.index("XG_SIDE_COUNTERS(X)")]
-    endings = {line.split("(")[1].split(",")[0] for line in section.splitlines() if "\tX(" in line}
+    return set(re.findall(r"^\tX\((\w+), (?:PASS|DROP|TX),", section, re.MULTILINE))
+
+
+def test_every_ending_has_a_golden_packet_or_needs_a_kernel() -> None:
     shown = {golden.ending for golden in plain_rows() + tunnel_rows()}
-    assert endings - shown == NEED_A_KERNEL
+    assert shown <= endings()
+    assert endings() - shown == NEED_A_KERNEL
+
+
+def test_the_decision_tables_page_names_every_ending_and_only_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "decision-table.md").read_text()
+    code = set(re.findall(r"`([^`]+)`", page))
+    assert endings() - code == set()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    rows = {word for word in code if re.fullmatch(r"(test_\w+|\w+_rows)", word)}
+    assert {word for word in rows if f"def {word}(" not in tests} == set()
+    files = {word for word in code if re.fullmatch(r"\w+/[\w/.]+", word)}
+    assert {word for word in files if not (ROOT / word).exists()} == set()

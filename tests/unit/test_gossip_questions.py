@@ -8,6 +8,7 @@ import pytest
 from pyxdp_gossip._native import UNOWNED
 from pyxdp_gossip.gossip.events import AskKernel, KernelAnswer, Misdirected, Misses
 from pyxdp_gossip.gossip.records import EventKind
+from pyxdp_gossip.session import KernelView
 from tests.unit.gossip_pop import HTTP, Host, Pop, event
 
 OPEN, CLAIM = EventKind.OPEN, EventKind.CLAIM
@@ -18,9 +19,10 @@ def asked(host: Host, asker: int) -> list[AskKernel]:
     return [row for row in rows if row.asker == asker]
 
 
-def answer(pop: Pop, host: Host, asker: int, mine: bool) -> None:
+def answer(pop: Pop, host: Host, asker: int, mine: bool | KernelView) -> None:
     (question,) = asked(host, asker)
-    host.core.handle_event(KernelAnswer(asker, question.number, [mine]), pop.now)
+    view = mine if isinstance(mine, KernelView) else KernelView(2 * mine)
+    host.core.handle_event(KernelAnswer(asker, question.number, [view]), pop.now)
 
 
 def miss(pop: Pop, host: Host, client: int) -> None:
@@ -54,6 +56,32 @@ def test_a_host_that_knows_the_session_claims_it() -> None:
     pop.run(5)
     assert first.owner(5) != UNOWNED
     assert list(pop.views(5)) == [3, 3, 3]
+
+
+def test_a_half_open_session_is_neither_denied_nor_claimed() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    answer(pop, second, 1, False)
+    answer(pop, third, 1, KernelView.HALF)
+    pop.run(5)
+    assert first.core.counters.sessions_unowned == 0
+    assert list(pop.views(5)) == [None, None, None]
+
+
+def test_the_mark_of_a_session_that_nobody_has_ends_on_time() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    miss(pop, first, 5)
+    pop.run(5)
+    answer(pop, first, 1, False)
+    answer(pop, second, 1, False)
+    pop.run(5)
+    assert first.owner(5) == UNOWNED
+    pop.run(1100)
+    assert first.owner(5) is None
 
 
 @pytest.mark.parametrize("silent", [True, False])
