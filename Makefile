@@ -17,7 +17,7 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 .PHONY: help setup demo test test-full lint bench clean
 
 help:
-	@echo "make setup | demo | test | test-full | lint | clean"
+	@echo "make setup | demo | test | test-full | bench | lint | clean"
 
 setup: $(VENV)/.built
 
@@ -56,6 +56,11 @@ test: setup lint
 
 test-full: test
 	$(SUDO) bash tests/demo_matrix.sh
+
+bench: setup
+	for name in lookup xdp; do \
+		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
+	done
 
 lint: setup
 	$(BIN)/ruff check .

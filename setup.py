@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -31,6 +32,8 @@ def missing_packages() -> list[str]:
         for header, package in NEEDED_HEADERS.items()
         if not any((include / header).exists() for include in INCLUDES)
     }
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        headers.add("python3-dev")
     programs = {
         package for program, package in NEEDED_PROGRAMS.items() if shutil.which(program) is None
     }
@@ -55,10 +58,11 @@ def build_bpf(target_dir: Path) -> None:
                 f"-ffile-prefix-map={ROOT}=.",
                 f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'bpf'}",
                 "-idirafter", f"/usr/include/{platform.machine()}-linux-gnu",
-                "-c", str(source), "-o", str(target_dir / f"{name}.bpf.o"),
+                "-c", str(source), "-o", str(target_dir / f"{name}.bpf.o.new"),
             ],
             check=True,
         )  # fmt: skip
+        (target_dir / f"{name}.bpf.o.new").replace(target_dir / f"{name}.bpf.o")
 
 
 class BuildAll(build_ext):
@@ -73,6 +77,12 @@ class BuildAll(build_ext):
             for name in BPF_OBJECTS:
                 shutil.copy(ROOT / "pyxdp_gossip" / "bpf" / f"{name}.bpf.o", built)
         super().run()
+
+    def copy_extensions_to_source(self) -> None:
+        """Replaces the old modules rather than write into them: a running agent maps them."""
+        for module in (ROOT / "pyxdp_gossip").glob("*.so"):
+            module.unlink()
+        super().copy_extensions_to_source()
 
 
 NATIVE = Extension(

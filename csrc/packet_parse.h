@@ -21,6 +21,18 @@
 #define XG_BE16(x) ((__u16)__builtin_bswap16((__u16)(x)))
 #define XG_BE32(x) ((__u32)__builtin_bswap32((__u32)(x)))
 
+/* An offset or length to add to a packet pointer, masked where BPF's verifier sees it: the
+ * compiler, which knows the range, leaves a plain mask out, and Linux 6.1's verifier has
+ * forgotten the range of a value that was byte-swapped or spilled. `mask`: 2^n - 1. */
+#ifdef __bpf__
+#define XG_MASKED(x, mask) ({ \
+	__u32 masked_ = (x); \
+	__asm__ volatile("" : "+r"(masked_)); \
+	masked_ & (mask); })
+#else
+#define XG_MASKED(x, mask) ((__u32)(x) & (mask))
+#endif
+
 #define XG_ETH_LEN 14
 #define XG_VLAN_LEN 4
 #define XG_VLAN_TAGS 2		/* 802.1ad outside, 802.1Q inside; more is nobody's rack */
@@ -169,7 +181,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	if ((const void *)(ip + 1) > end)
 		return XG_PARSE_TRUNCATED;
 	header_len = (ip->version_ihl & 0x0f) * 4u;
-	total_len = XG_BE16(ip->total_len_be);
+	total_len = XG_MASKED(XG_BE16(ip->total_len_be), 0xffff);
 	if ((ip->version_ihl >> 4) != 4 || header_len < XG_IPV4_LEN || total_len < header_len)
 		return XG_PARSE_BAD_HEADER;
 	if ((const __u8 *)l3 + total_len > (const __u8 *)end)
@@ -224,7 +236,7 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	packet->family = 6;
 	packet->tos = (__u8)(XG_BE32(ip->version_class_flow_be) >> 20);
 	packet->ip_len = (__u16)(XG_IPV6_LEN + XG_BE16(ip->payload_len_be));
-	if ((const __u8 *)l3 + packet->ip_len > (const __u8 *)end)
+	if ((const __u8 *)l3 + XG_MASKED(packet->ip_len, 0xffff) > (const __u8 *)end)
 		return XG_PARSE_TRUNCATED;
 	__builtin_memcpy(packet->source_be, ip->source_be, 16);
 	__builtin_memcpy(packet->destination_be, ip->destination_be, 16);

@@ -368,6 +368,10 @@ class Dataplane:
         """Whether a packet like this frame would be passed, were it flooded to this host."""
         return self.kernel_view(frame) is not KernelView.UNKNOWN
 
+    def program_fd(self, name: str) -> int:
+        """The descriptor of a program of the XDP object, for measuring it."""
+        return self._objects[0].program_fd(name)
+
     def test_run(self, frame: bytes) -> bpf_object.ProgramRun:
         """Runs the XDP program on one frame, as if it came from the interface."""
         fd = self._objects[0].program_fd("xg_redirect")

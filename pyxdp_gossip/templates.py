@@ -18,8 +18,8 @@ IPV4_LEN: Final = 20
 UDP_LEN: Final = 8
 GUE_LEN: Final = 16
 GUE_OVERHEAD: Final = IPV4_LEN + UDP_LEN + GUE_LEN
-IP_LEN_MAX: Final = 0xFFFF  # the loopback says 65536
 """Bytes that GUE over IPv4 adds to a packet, Ethernet not counted."""
+IP_LEN_MAX: Final = 0xFFFF  # the loopback's MTU is 65536
 
 GUE_DATA: Final = 0x03
 GUE_CONTROL: Final = 0x23

@@ -6,7 +6,7 @@ from __future__ import annotations
 import subprocess
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 FLAGS = (
@@ -15,15 +15,14 @@ FLAGS = (
 )  # fmt: skip
 
 
-@cache
-def _folder() -> Path:
-    return Path(mkdtemp(prefix="xg-c-"))
+# Removed when the test run ends.
+_FOLDER = TemporaryDirectory(prefix="xg-c-")
 
 
 @cache
 def build(name: str, compiler: str = "gcc") -> Path:
     """Compiles tests/c/NAME.c, once a test run; the path of the program."""
-    target = _folder() / f"{name}-{compiler}"
+    target = Path(_FOLDER.name) / f"{name}-{compiler}"
     source = ROOT / "tests" / "c" / f"{name}.c"
     words = [compiler, *FLAGS, f"-I{ROOT / 'csrc'}", str(source), "-o", str(target)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -162,7 +162,7 @@ static __always_inline int strip(struct xdp_md *ctx, const struct xg_config *cfg
 		return XG_COUNT_tunnel_malformed;
 	}
 	if (ecn != (inner->tos & 3)) {
-		void *l3 = data + (l2_len & 0x1f);
+		void *l3 = data + XG_MASKED(l2_len, 0x1f);
 
 		if (l3 + XG_IPV4_LEN > end)
 			return XG_COUNT_tunnel_malformed;

@@ -97,7 +97,7 @@ def _run_with_bar(options: DemoOptions) -> DemoResult:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("setting up")
 
         def show(text: str, done: int, total: int) -> None:

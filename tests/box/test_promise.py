@@ -29,7 +29,7 @@ from tests.box.traffic import (
 )
 
 BROUGHT = ("delivered_stray", "delivered_flood")
-SHORT_CONNECTIONS = 400
+SHORT_CONNECTIONS = 2000
 SHORT_THREADS = 4
 PAUSES_S = (0.05, 0.1)  # between two changes of the next hops, in turn
 
@@ -220,10 +220,11 @@ def test_a_clients_port_is_used_again_at_once_on_another_host(
         assert client.ask(close=closer == "server") == 1
         if closer == "server":
             client.expect_fin()
-        client.send("FA")
-        client.expect_ack()
-        if closer == "client":
-            client.send("A")  # of the server's FIN, which came with its ACK
+            client.send("FA")
+            client.expect_ack()
+        else:
+            client.send("FA")
+            client.expect_fin()
         with RawClient(box, client.port, family) as again:
             again.seq = client.seq + 100000 & 0xFFFFFFFF
             box.set_next_hops([2])

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`python -m bench NAME --json FILE [--seed N] [--pin CPUS]`: runs one benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench import lookup, machine, xdp
+
+BENCHMARKS = {"lookup": lookup.run, "xdp": xdp.run}
+
+
+def show(name: str, rows: list[dict[str, Any]]) -> None:
+    """The rows as a table."""
+    table = Table(title=name)
+    for key in rows[0]:
+        table.add_column(key, justify="right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+
+
+@click.command()
+@click.argument("name", type=click.Choice(sorted(BENCHMARKS)))
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where the result goes.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--pin", help="CPUs to run on: 0 or 0,1.")
+def main(name: str, path: Path | None, seed: int, pin: str | None) -> None:
+    """Runs one benchmark and prints its rows."""
+    if pin:
+        os.sched_setaffinity(0, {int(cpu) for cpu in pin.split(",")})
+    rows = BENCHMARKS[name](seed)
+    show(name, rows)
+    if path:
+        result = {"bench": name, "machine": machine.describe(), "seed": seed, "rows": rows}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
