@@ -263,6 +263,9 @@ def probe_rows() -> Iterator[Golden]:
         yield row(f"a probe{name}", outer(question, tags=tags), "probe_answered", output=reply)
     wrong = gue(PROBE, COOKIES.reply, first=CONTROL) + nonce
     yield row("a probe with a wrong cookie", outer(wrong), "tunnel_bad_cookie")
+    to_all = gue(PROBE, COOKIES.flood[0], first=CONTROL) + nonce
+    frame = outer(to_all, destination=FLOOD_GROUP)
+    yield row("a probe to the flood group", frame, "tunnel_malformed")
 
 
 def not_tunnel_rows() -> Iterator[Golden]:

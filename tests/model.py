@@ -349,7 +349,7 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     first, kind, flags, version, mark = struct.unpack_from("!BBHBB", gue)
     if flags != 0 or version != 1:
         return "tunnel_malformed", frame
-    if (first, kind) == (0x23, 1):
+    if (first, kind) == (0x23, 1) and not to_group:
         return "probe_answered", _answer(frame, outer, peer)
     if first != 0x03 or kind not in (4, 41):
         return "tunnel_malformed", frame

@@ -75,7 +75,10 @@ static __always_inline int open_tunnel(struct xdp_md *ctx, const struct xg_confi
 		return XG_COUNT_tunnel_bad_cookie;
 	if (gue->flags_be != 0 || gue->format != XG_GUE_FORMAT)
 		return XG_COUNT_tunnel_malformed;
-	tunnel->is_probe = gue->version_hlen == XG_GUE_CONTROL && gue->proto_ctype == XG_GUE_PROBE;
+	/* to this host alone: a group cannot be the source of an answer */
+	tunnel->is_probe = gue->version_hlen == XG_GUE_CONTROL &&
+			   gue->proto_ctype == XG_GUE_PROBE &&
+			   outer->destination_be[3] == cfg->address_be;
 	if (!tunnel->is_probe && gue->version_hlen != XG_GUE_DATA)
 		return XG_COUNT_tunnel_malformed;
 	tunnel->peer = *peer;
