@@ -46,8 +46,9 @@ XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_ho
 		return XG_COUNT_dropped_no_flags;
 	if (meta == 0)
 		return xg_decide_absent(packet);
+	/* The mark is short-lived by the agent's care: without an agent it counts for nothing. */
 	if (owner == XG_HOST_UNOWNED)
-		return XG_COUNT_passed_unowned;
+		return agent_alive ? XG_COUNT_passed_unowned : xg_decide_absent(packet);
 	if (owner != own_host)
 		return xg_is_syn(packet) ? XG_DECIDE_FORWARD_SYN : XG_DECIDE_STRAY;
 	/* A lingering entry of our own may be a TIME_WAIT socket that is gone: ask the kernel. */

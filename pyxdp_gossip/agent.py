@@ -18,10 +18,10 @@ from typing import Any, Final, Self
 import structlog
 
 from pyxdp_gossip import netlink, questions
-from pyxdp_gossip._native import OwnershipLog, SessionTable, reconcile
+from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.config import HOST_ID_MAX, Config
-from pyxdp_gossip.dataplane import EVENTS_A_READ, Dataplane, DataplaneSettings
-from pyxdp_gossip.errors import ConfigError, DuplicateHostError
+from pyxdp_gossip.dataplane import Dataplane, DataplaneSettings
+from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
 from pyxdp_gossip.gossip import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
     AskKernel,
@@ -30,20 +30,19 @@ from pyxdp_gossip.gossip.events import (
     KernelAnswer,
     Leave,
     MemberChanged,
-    Misdirected,
-    Misses,
     ProbeAnswered,
     ProbeWanted,
     SocketEvents,
     Synced,
     UnknownService,
 )
-from pyxdp_gossip.gossip.records import EVENT, EventKind, EventRecord
+from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
 from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
+from pyxdp_gossip.kernel_events import KernelEvents
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import KernelView, Service, Session
-from pyxdp_gossip.templates import probe_payload, probe_reply_nonce
+from pyxdp_gossip.templates import GUE_OVERHEAD, probe_payload, probe_reply_nonce
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -51,8 +50,8 @@ HOUSEKEEPING_NS: Final = 100 * NS_PER_MS  # ten times within the data path's lim
 SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of work each turn
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
-RECORD: Final = EVENT.size
 PROBES_WAITING: Final = 1024
+CLIENT_MTU: Final = 1500  # what clients on Ethernet send
 
 
 class Agent:
@@ -75,8 +74,8 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._next_housekeeping = 0
         self._sweep = [0, 0]
-        self._missed_seen = (0, 0, 0)
-        self._unflagged: set[bytes] = set()
+        self._said = ""
+        self._stay_attached = False
         self._probes: dict[int, tuple[int, IPv4Address]] = {}
 
     # ---- start and stop ----
@@ -88,7 +87,11 @@ class Agent:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """Takes everything off; but after a failure, or `stop(stay_attached=True)`, the
+        programs stay at work, as after a crash: the next start takes over."""
+        if self._stay_attached or (kind and not issubclass(kind, DuplicateHostError)):
+            self.dataplane.abandon()
         self._stack.close()
 
     def _start(self) -> None:
@@ -110,6 +113,12 @@ class Agent:
         keys = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
         self.routing = Routing(self.dataplane, config.host.interface, address, keys)
         self.routing.refresh()
+        if self.routing.mtu < CLIENT_MTU + GUE_OVERHEAD:
+            self.log.warning(
+                f"MTU of {config.host.interface} is {self.routing.mtu}: strays above "
+                f"{self.routing.mtu - GUE_OVERHEAD} bytes cannot be forwarded; "
+                f"set it to {CLIENT_MTU + GUE_OVERHEAD} or more on all hosts"
+            )
         self._attach(now)
 
     def _settings(self, address: IPv4Address, flood_group: IPv4Address) -> DataplaneSettings:
@@ -140,20 +149,19 @@ class Agent:
             for slot, service in self.services.items()
             if service.protocol == "tcp"
         }
-        self._tcp_services = tcp
         self.gossip = enter(
             GossipSocket(self.config.host.interface, address, group, self.config.gossip.port)
         )
         self.probe = enter(ProbeSocket(address))
         self.follower = enter(netlink.Follower())
-        self.destroyed = enter(netlink.DestroyListener(tcp))
+        self.kernel = enter(
+            contextlib.closing(KernelEvents(self.dataplane, tcp, self.config.host.id))
+        )
         for descriptor, reader in (
             *((descriptor, self._read_gossip) for descriptor in self.gossip.filenos),
             (self.probe.fileno(), self._read_probes),
             (self.follower.fileno(), self._read_changes),
-            (self.destroyed.fileno(), self._read_destroyed),
-            (self.dataplane.socket_events_fd, self._read_socket_events),
-            (self.dataplane.packet_events_fd, self._read_packet_events),
+            *((descriptor, self._read_kernel) for descriptor in self.kernel.filenos()),
         ):
             self._selector.register(descriptor, selectors.EVENT_READ, reader)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -190,7 +198,7 @@ class Agent:
         predecessor's XDP program stays at work until the members are known here."""
         takes_over = self.dataplane.has_predecessor
         self.dataplane.attach_sessions()
-        self._resync(now)
+        self.core.handle_event(self.kernel.begin(now), now)
         if not takes_over:
             self._attach_packets()
 
@@ -199,8 +207,16 @@ class Agent:
             mode = self.dataplane.attach_packets()
             self.log.info("attached", interface=self.config.host.interface, mode=mode)
 
-    def stop(self) -> None:
-        """Says goodbye; `__exit__` takes everything off."""
+    def stop(self, stay_attached: bool = False) -> None:
+        """Says goodbye; `__exit__` takes everything off.
+
+        Args:
+            stay_attached: for an upgrade: says nothing to the others, who will find the host
+                *silent*, and leaves the programs at work for the next start.
+        """
+        self._stay_attached = stay_attached
+        if stay_attached:
+            return
         now = time.monotonic_ns()
         self.core.handle_event(Leave(), now)
         self._send(now)
@@ -310,16 +326,10 @@ class Agent:
                 linger_ms=timing.linger_s * 1000,
                 unowned_ms=timing.unowned_ms,
             )
-        missed = (
-            self.dataplane.socket_events_lost(),
-            self.destroyed.overflows,
-            self.destroyed.unnamed,  # sockets that ended without saying which they were
-        )
-        if missed != self._missed_seen:
-            self._missed_seen = missed
-            self._resync(now)
+        for event in self.kernel.resync_if_due(now):
+            self.core.handle_event(event, now)
         if not self.routing.complete:
-            self.routing.refresh()
+            self._refresh_routing()
 
     def _handle_core_events(self, now: int) -> None:
         while (event := self.core.next_event()) is not None:
@@ -334,19 +344,9 @@ class Agent:
         for data, sender in self.gossip.receive(DATAGRAMS_A_TURN):
             self.core.receive_datagram(data, sender, now)
 
-    def _read_socket_events(self, now: int) -> None:
-        records = self.dataplane.socket_events.read(EVENTS_A_READ)
-        if records:
-            self.core.handle_event(SocketEvents(records), now)
-
-    def _read_packet_events(self, now: int) -> None:
-        by_kind: dict[int, list[bytes]] = {}
-        records = self.dataplane.packet_events.read(EVENTS_A_READ)
-        for offset in range(0, len(records), RECORD):
-            by_kind.setdefault(records[offset], []).append(records[offset : offset + RECORD])
-        for kind, event_type in PACKET_EVENTS.items():
-            if kind in by_kind:
-                self.core.handle_event(event_type(b"".join(by_kind[kind])), now)
+    def _read_kernel(self, now: int) -> None:
+        for event in self.kernel.read(now):
+            self.core.handle_event(event, now)
 
     def _read_probes(self, now: int) -> None:
         for payload, (address, _) in self.probe.receive():
@@ -357,36 +357,29 @@ class Agent:
 
     def _read_changes(self, now: int) -> None:
         if self.follower.drain():
-            self.routing.refresh()
+            self._refresh_routing()
 
-    def _read_destroyed(self, now: int) -> None:
-        """The end of sockets that were accepted before the sockops program was attached; the
-        others' end comes from the program, earlier and with its state."""
-        records = self.destroyed.read(now)
-        kept = []
-        for offset in range(0, len(records), RECORD):
-            record = records[offset : offset + RECORD]
-            identity = _identity(record)
-            if identity in self._unflagged:
-                self._unflagged.discard(identity)
-                kept.append(record)
-        if kept:
-            self.core.handle_event(SocketEvents(b"".join(kept)), now)
+    def _refresh_routing(self) -> None:
+        """Looks for the ways again; what the kernel refuses now is tried again later."""
+        if not netlink.is_there(self.dataplane.interface_index):
+            name = self.config.host.interface
+            raise HostError(f"interface {name!r} is gone: start again once it is back")
+        try:
+            self.routing.refresh()
+        except HostError as error:
+            self._say(str(error))
+        if self.routing.complaint:
+            self._say(self.routing.complaint)
+
+    def _say(self, message: str) -> None:
+        """Logs what is wrong, once, until something else is."""
+        if message != self._said:
+            self._said = message
+            self.log.error(message)
 
     def _read_wake(self, now: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-
-    def _resync(self, now: int) -> None:
-        """Compares the kernel's sockets with the own entries of the tables."""
-        records = netlink.established_sockets(self._tcp_services, now)
-        self._unflagged.update(
-            _identity(records[offset : offset + RECORD])
-            for offset in range(0, len(records), RECORD)
-        )
-        plane = self.dataplane
-        missed = reconcile(plane.table4, plane.table6, self.config.host.id, records, now)
-        self.core.handle_event(SocketEvents(missed), now)
 
     # ---- what the core wants ----
 
@@ -413,11 +406,15 @@ class Agent:
         self.log.info("synced", partial=event.partial)
 
     def _ask_kernel(self, event: AskKernel, now: int) -> None:
-        views = [
-            self.dataplane.kernel_view(frame) if frame else KernelView.UNKNOWN
-            for frame in questions.frames(event.questions, self.services)
-        ]
+        views = [self._view(frame) for frame in questions.frames(event.questions, self.services)]
         self.core.handle_event(KernelAnswer(event.asker, event.number, views), now)
+
+    def _view(self, frame: bytes | None) -> KernelView:
+        try:
+            return self.dataplane.kernel_view(frame) if frame else KernelView.IN_DOUBT
+        except HostError as error:  # a question is advice: the host goes on without the answer
+            self._say(str(error))
+            return KernelView.IN_DOUBT
 
     def _duplicate(self, event: DuplicateHost, now: int) -> None:
         where = event.address[0]
@@ -451,17 +448,6 @@ def next_incarnation(path: Path, wall: int) -> int:
         path.write_text(f"{incarnation}\n")
     return incarnation
 
-
-def _identity(record: bytes) -> bytes:
-    """What names a session in a record: family, slot and port, and the client's address."""
-    return record[1:6] + record[16:32]
-
-
-PACKET_EVENTS: Final[dict[int, type[SocketEvents] | type[Misses] | type[Misdirected]]] = {
-    EventKind.CLAIM: SocketEvents,
-    EventKind.MISS: Misses,
-    EventKind.MISDIRECTED: Misdirected,
-}
 
 HANDLERS: Final[dict[type, Callable[[Agent, Any, int], None]]] = {
     MemberChanged: Agent._member_changed,

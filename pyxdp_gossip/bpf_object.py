@@ -267,11 +267,15 @@ class PinnedLink:
         checked(f"link {self.pin.name}", lib.xg_link_ifindex(self.fd, index))
         return int(index[0])
 
+    def detach(self) -> None:
+        """Detaches the program; the pin is another link's by now."""
+        lib.bpf_link_detach(self.fd)
+        self.close()
+
     def remove(self) -> None:
         """Detaches the program and removes the pin."""
-        lib.bpf_link_detach(self.fd)
         self.pin.unlink(missing_ok=True)
-        self.close()
+        self.detach()
 
     def close(self) -> None:
         """Closes the descriptor; the pin keeps the program attached."""

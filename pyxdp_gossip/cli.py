@@ -22,7 +22,7 @@ from pyxdp_gossip.node import Node
 from pyxdp_gossip.popbox.demo import demo_command
 
 DONE, BAD_RESULT, NOT_STARTED = 0, 1, 2
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 SYNC_POLL_S = 0.2  # how long a signal may wait while the host joins
 
 
@@ -53,12 +53,16 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--config", "path", required=True, type=click.Path(path_type=Path))
+@click.option("--config", "path", required=True, type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--ready-file", type=click.Path(path_type=Path), help="There from synced to the stop."
 )
 def run(path: Path, ready_file: Path | None) -> None:
-    """The agent, in the foreground; SIGTERM leaves cleanly, SIGUSR1 writes the counters."""
+    """The agent, in the foreground.
+
+    SIGTERM and SIGINT leave the POP and take everything off; SIGHUP ends for an upgrade, with
+    the programs left at work for the next start; SIGUSR1 writes the counters.
+    """
     log = set_up_log()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: all inherit it
     config = Config.load(path)
@@ -84,8 +88,11 @@ def serve(node: Node, ready_file: Path | None, log: Any) -> None:
         received = signal.sigtimedwait(SIGNALS, SYNC_POLL_S)
         if node.failure:
             raise node.failure
-        if received:
+        # After SIGCONT, CPython may return a siginfo that it never filled in.
+        if received and received.si_signo in SIGNALS:
             write_report(node, ready_file, log)
+            if received.si_signo == signal.SIGHUP:
+                node.stop(stay_attached=True)
             if received.si_signo != signal.SIGUSR1:
                 return
         if not ready and node.is_synced:

@@ -25,7 +25,11 @@ RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
 PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 FILTER_NAME: Final = "pyxdp_gossip"
-VIEWS: Final = {"pass": KernelView.FULL, "tx": KernelView.HALF}  # of xg_question's action
+VIEWS: Final = {  # of xg_question's action
+    "pass": KernelView.FULL,
+    "tx": KernelView.HALF,
+    "drop": KernelView.ABSENT,
+}
 
 CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6s4x")  # struct xg_config
 SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
@@ -164,9 +168,9 @@ class Dataplane:
         self._heartbeat = self._config[:8].cast("Q")
         self.socket_events = EventRing(self._maps["socket_events"].fd, RING_BYTES)
         self.packet_events = EventRing(self._maps["packet_events"].fd, RING_BYTES)
-        self._write_config(NO_TEMPLATE)
+        self._write_config(NO_TEMPLATE, self._link.mac)
 
-    def _write_config(self, flood_template: int) -> None:
+    def _write_config(self, flood_template: int, mac: bytes) -> None:
         settings = self.settings
         rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
         new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
@@ -181,7 +185,7 @@ class Dataplane:
             struct.pack("!H", settings.tunnel_port),
             settings.host,
             flood_template,
-            self._link.mac,
+            mac,
         )[8:]
 
     def _add_service(self, service: Service, slot: int) -> None:
@@ -212,17 +216,19 @@ class Dataplane:
         finally:
             link.close()
 
+    @property
+    def interface_index(self) -> int:
+        """Of the interface that the XDP program is for."""
+        return self._link.index
+
     def attach_sessions(self) -> None:
         """Attaches the sockops program; sockets that open from now on are told."""
         pin = self.settings.pins / "sockops"
         fd = self._objects[1].program_fd("xg_sessions")
         old = PinnedLink.find(pin)
-        if old and old.replace(fd):
-            self._attached.sockops = old
-            return
-        if old:
-            old.close()
         self._attached.sockops = bpf_object.attach_sockops(pin, fd, self.settings.cgroup)
+        if old:  # only now: the new one may be on another cgroup, and no socket is missed
+            old.detach()
 
     def attach_packets(self) -> str:
         """Attaches the XDP program, or puts it in a predecessor's place.
@@ -274,6 +280,13 @@ class Dataplane:
             netlink.leave_group_address(self._link.index, self.settings.flood_group)
         _remove_folder(self.settings.pins)
 
+    def abandon(self) -> None:
+        """Leaves what is attached at work beyond this process; a later `detach` does nothing."""
+        for link in (self._attached.xdp, self._attached.sockops):
+            if link:
+                link.close()
+        self._attached = _Attached()
+
     # ---- hosts ----
 
     def heartbeat(self, now: int) -> None:
@@ -281,11 +294,12 @@ class Dataplane:
         self._heartbeat[0] = now
 
     def set_flood_template(self, template: HeaderTemplate) -> None:
-        """What misses are sent with from now on."""
+        """What misses are sent with from now on; its source MAC is this host's, and strays that
+        are stripped here get it as destination."""
         index = self._write_template(template)
         old = self._template_of.pop(-1, None)
         self._template_of[-1] = index
-        self._write_config(index)
+        self._write_config(index, template.header[6:12])
         self._retire(old)
 
     def set_template(self, host: int, template: HeaderTemplate | None) -> None:
@@ -362,11 +376,11 @@ class Dataplane:
         this host hold its session, and does the segment fit?"""
         fd = self._objects[0].program_fd("xg_question")
         action = bpf_object.run_program(fd, frame, ifindex=self._link.index).action
-        return VIEWS.get(action, KernelView.UNKNOWN)
+        return VIEWS.get(action, KernelView.IN_DOUBT)
 
     def kernel_knows(self, frame: bytes) -> bool:
         """Whether a packet like this frame would be passed, were it flooded to this host."""
-        return self.kernel_view(frame) is not KernelView.UNKNOWN
+        return self.kernel_view(frame) >= KernelView.HALF
 
     def program_fd(self, name: str) -> int:
         """The descriptor of a program of the XDP object, for measuring it."""

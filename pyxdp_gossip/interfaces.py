@@ -163,6 +163,15 @@ def _rx_channels(name: str) -> int:
     return int(rx_count + combined_count)
 
 
+def is_there(interface_index: int) -> bool:
+    """Whether the interface exists still; one made anew has another index, whatever its name."""
+    try:
+        socket.if_indextoname(interface_index)
+    except OSError:
+        return False
+    return True
+
+
 def first_address(interface: str) -> IPv4Address:
     """The interface's first IPv4 address of global scope, groups joined by `autojoin` left out.
 

@@ -45,6 +45,8 @@ class Node:
         self._calls: SimpleQueue[tuple[Callable[[Agent], Any], Future[Any]]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._stay_attached = False
+        self._gate = threading.Lock()  # over _stopping and _calls
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._failure: Exception | None = None
@@ -68,12 +70,20 @@ class Node:
         self._thread.start()
         started.result()
 
-    def stop(self) -> None:
-        """Leaves the POP and takes everything off the interface. Repeatable."""
+    def stop(self, stay_attached: bool = False) -> None:
+        """Leaves the POP and takes everything off the interface. Repeatable.
+
+        Args:
+            stay_attached: for an upgrade: does not leave; the host's programs stay at work, the
+                others find it *silent* and go on sending strays, and the next start takes over.
+        """
         self._check()
-        if self._thread and self._thread.is_alive():
-            self._stopping = True
-            self._agent.wake()
+        with self._gate:
+            if self._thread and not self._stopping:
+                self._stay_attached = stay_attached
+                self._stopping = True
+                self._agent.wake()
+        if self._thread:
             self._thread.join(STOP_TIMEOUT_S)
 
     def _check(self) -> None:
@@ -86,21 +96,29 @@ class Node:
         try:
             with self._agent as agent:
                 started.set_result(None)
-                while not self._stopping:
-                    agent.run_once()
-                    self._answer_calls()
-                    with self._changed:
-                        self._changed.notify_all()
-                agent.stop()
+                self._turn(agent)
         except Exception as error:  # handed to the caller's thread, whatever it is
+            self._failure = error
             if not started.done():
                 started.set_exception(error)
-            self._failure = error
         finally:
-            self._stopping = True
-            self._refuse_calls()
+            with self._gate:
+                self._stopping = True
+                self._refuse_calls()
             with self._changed:
                 self._changed.notify_all()
+
+    def _turn(self, agent: Agent) -> None:
+        try:
+            while not self._stopping:
+                agent.run_once()
+                self._answer_calls()
+                with self._changed:
+                    self._changed.notify_all()
+            agent.stop(self._stay_attached)
+        finally:
+            with self._gate:  # nobody calls or wakes an agent that is going
+                self._stopping = True
 
     def _answer_calls(self) -> None:
         while not self._calls.empty():
@@ -117,11 +135,12 @@ class Node:
 
     def _call(self, function: Callable[[Agent], Answer]) -> Answer:
         self._check()
-        if self._thread is None or self._stopping:
-            raise self._failure or RuntimeError("the node is not running")
         future: Future[Answer] = Future()
-        self._calls.put((function, future))
-        self._agent.wake()
+        with self._gate:
+            if self._thread is None or self._stopping:
+                raise self._failure or RuntimeError("the node is not running")
+            self._calls.put((function, future))
+            self._agent.wake()
         return future.result(CALL_TIMEOUT_S)
 
     # ---- the public face ----

@@ -24,6 +24,10 @@ class _Peer:
 class Routing:
     """Headers to every active host, by the kernel's routes and neighbours.
 
+    Attributes:
+        complaint: why there is no way to some host, where an operator can do something.
+        mtu: of the interface, bytes.
+
     Args:
         secrets: the gossip keys, the sending one first; the cookies come from the first two.
     """
@@ -37,6 +41,8 @@ class Routing:
         self._secrets = secrets
         self._peers: dict[int, _Peer] = {}
         self._flood: HeaderTemplate | None = None
+        self.complaint: str | None = None
+        self.mtu = 0
 
     def _cookie(self, source: IPv4Address, destination: IPv4Address, key: int = 0) -> bytes:
         secret = self._secrets[min(key, len(self._secrets) - 1)]
@@ -82,6 +88,7 @@ class Routing:
 
     def refresh(self) -> None:
         """Asks the kernel again for every way: after a change, and while one is missing."""
+        self.complaint = None
         self._refresh_flood()
         for host in self._peers:
             self._refresh_peer(host)
@@ -94,6 +101,7 @@ class Routing:
     def _refresh_flood(self) -> None:
         settings = self._dataplane.settings
         link = netlink.link(self._interface)
+        self.mtu = link.mtu
         template = HeaderTemplate.build(
             source=self._address,
             destination=settings.flood_group,
@@ -113,7 +121,12 @@ class Routing:
         peer.neighbour = netlink.keep_neighbour(peer.address)
         hop = netlink.resolve(peer.address)
         template = None
-        if hop is not None:
+        if hop is not None and hop.interface_index != self._dataplane.interface_index:
+            self.complaint = (
+                f"host {host} at {peer.address} is not reached by {self._interface}: its packets "
+                "are flooded; give [host] interface the one that leads to the other hosts"
+            )
+        elif hop is not None:
             template = HeaderTemplate.build(
                 source=self._address,
                 destination=peer.address,

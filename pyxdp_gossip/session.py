@@ -17,10 +17,13 @@ PORT_MAX = 65535  # RFC 9293 section 3.1, RFC 768: ports have 16 bits
 class KernelView(IntEnum):
     """What a kernel's sockets say of a session and one of its segments."""
 
-    UNKNOWN = 0
-    HALF = 1
-    """Half-open, in TIME_WAIT, or a valid SYN cookie: known, but nothing to claim."""
-    FULL = 2
+    ABSENT = 0
+    """No socket with these addresses and ports, listeners apart."""
+    IN_DOUBT = 1
+    """There is a socket, but the segment does not fit it; or the kernel could not be asked."""
+    HALF = 2
+    """It opens or closes, or has a valid SYN cookie: known, but nothing to claim."""
+    FULL = 3
     """A full socket holds it, and the segment fits."""
 
 

@@ -181,7 +181,8 @@ def decision_rows() -> Iterator[Golden]:
     for family in (4, 6):
         for state, decisions in DECISIONS.items():
             for alive in (True, False):
-                new, other, datagram = NEW if state == State.OWN and not alive else decisions
+                kept = alive or state not in (State.OWN, State.UNOWNED_MARK)
+                new, other, datagram = decisions if kept else NEW
                 name = f"IPv{family}, {state.name}, agent {'alive' if alive else 'dead'}"
                 kinds = [(flags, new) for flags in NEW_SEGMENTS]
                 kinds += [(flags, other) for flags in SEGMENTS]

@@ -291,7 +291,9 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
         return "dropped_no_flags", frame
     entry = world.table.get((packet.source, packet.source_port, service))
     if entry is not None and entry.owner == UNOWNED:
-        return "passed_unowned", frame
+        if world.agent_alive:
+            return "passed_unowned", frame
+        entry = None
     if entry is not None and entry.owner not in world.active:
         entry = None
     if entry is not None and entry.owner == world.host:

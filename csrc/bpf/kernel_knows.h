@@ -20,8 +20,9 @@
 #define XG_TIMEWAIT_WINDOW 0xffffu
 
 enum xg_known {
-	XG_UNKNOWN = 0,
-	XG_KNOWN_HALF,		/* half-open, TIME_WAIT or a SYN cookie: no claim comes of it */
+	XG_UNKNOWN = 0,		/* no socket with these addresses and ports, but for a listener */
+	XG_UNFIT,		/* a socket, but the segment is not of its connection: in doubt */
+	XG_KNOWN_HALF,		/* it opens or closes, or is a cookie's: no claim comes of it */
 	XG_KNOWN_FULL,		/* a full socket holds the session */
 };
 
@@ -54,26 +55,31 @@ struct tcp_request_sock {
 #define XG_STATE_SYN_SENT 2
 #define XG_STATE_SYN_RECV 3
 #define XG_STATE_TIME_WAIT 6
+#define XG_STATE_LAST_ACK 9
+#define XG_STATE_CLOSING 11
 #define XG_STATE_LISTEN 10
 #define XG_STATE_NEW_SYN_RECV 12
 
 /* The acknowledgement number lies between what the peer may still acknowledge again and what
  * the application has written. write_seq, not snd_nxt: snd_nxt is raised only after the
  * transmission, and ACKs overtake it. */
-static __always_inline int fits_full(void *sk, const struct xg_packet *packet)
+static __always_inline int fits_full(void *sk, __u32 state, const struct xg_packet *packet)
 {
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	__u32 window;
 
 	if (!tcp)
-		return XG_UNKNOWN;
+		return XG_UNFIT;
+	/* Nothing in it says of which connection it is: the socket may judge, nobody may claim. */
 	if (!(packet->tcp_flags & XG_TCP_ACK))
-		return XG_KNOWN_FULL;
+		return XG_KNOWN_HALF;
 	window = tcp->max_window > XG_FIT_WINDOW ? tcp->max_window : XG_FIT_WINDOW;
 	if ((__s32)(packet->ack - (tcp->snd_una - window)) < 0 ||
 	    (__s32)(tcp->write_seq - packet->ack) < 0)
-		return XG_UNKNOWN;
-	return XG_KNOWN_FULL;
+		return XG_UNFIT;
+	/* Its end may be told before a claim that this segment would make. */
+	return state == XG_STATE_LAST_ACK || state == XG_STATE_CLOSING ? XG_KNOWN_HALF :
+									 XG_KNOWN_FULL;
 }
 
 static __always_inline int fits_timewait(void *sk, const struct xg_packet *packet)
@@ -82,14 +88,14 @@ static __always_inline int fits_timewait(void *sk, const struct xg_packet *packe
 	__s32 distance;
 
 	if (!tw)
-		return XG_UNKNOWN;
+		return XG_UNFIT;
 	/* unsigned: it never sent anything that a larger number could acknowledge */
 	if ((packet->tcp_flags & XG_TCP_ACK) &&
 	    tw->tw_sk.__tw_common.skc_tw_snd_nxt - packet->ack > XG_TIMEWAIT_WINDOW)
-		return XG_UNKNOWN;
+		return XG_UNFIT;
 	distance = (__s32)(packet->seq - tw->tw_sk.__tw_common.skc_tw_rcv_nxt);
 	if (distance > (__s32)XG_FIT_WINDOW || distance < -(__s32)XG_FIT_WINDOW)
-		return XG_UNKNOWN;
+		return XG_UNFIT;
 	return XG_KNOWN_HALF;
 }
 
@@ -98,12 +104,12 @@ static __always_inline int fits_half_open(void *sk, const struct xg_packet *pack
 	struct tcp_request_sock *request = bpf_skc_to_tcp_request_sock(sk);
 
 	if (!request)
-		return XG_UNKNOWN;
+		return XG_UNFIT;
 	if (packet->tcp_flags & XG_TCP_ACK)
-		return packet->ack == request->snt_isn + 1 ? XG_KNOWN_HALF : XG_UNKNOWN;
+		return packet->ack == request->snt_isn + 1 ? XG_KNOWN_HALF : XG_UNFIT;
 	if (packet->tcp_flags & XG_TCP_RST)
-		return packet->seq == request->rcv_isn + 1 ? XG_KNOWN_HALF : XG_UNKNOWN;
-	return XG_UNKNOWN;
+		return packet->seq == request->rcv_isn + 1 ? XG_KNOWN_HALF : XG_UNFIT;
+	return XG_UNFIT;
 }
 
 /* The listener comes back for every miss; only a valid SYN cookie makes it count. */
@@ -165,7 +171,7 @@ static __always_inline int fits(struct xdp_md *ctx, struct bpf_sock *sk,
 	case XG_STATE_SYN_RECV:
 		return XG_KNOWN_HALF;	/* simultaneous open: the socket itself checks */
 	default:
-		return fits_full(sk, packet);
+		return fits_full(sk, sk->state, packet);
 	}
 }
 

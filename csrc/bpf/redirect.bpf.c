@@ -39,12 +39,13 @@ static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 				      const struct xg_packet *packet, __u16 slot, __u64 hash)
 {
 	int seen = remember(&recent_misses, hash);
+	/* A flow that floods more than a live one may pays like one that nobody has seen. */
+	int is_new = seen == RECENT_NEW || seen == RECENT_FLOODING;
 
-	if (seen != RECENT_HOT)
+	if (!within_budget(cfg, is_new ? XG_BUDGET_NEW : XG_BUDGET_SEEN))
+		return is_new ? XG_COUNT_miss_over_budget_new : XG_COUNT_miss_over_budget_seen;
+	if (seen <= RECENT_SEEN)
 		tell_agent(packet, XG_EVENT_MISS, slot, 0);
-	if (!within_budget(cfg, seen == RECENT_NEW ? XG_BUDGET_NEW : XG_BUDGET_SEEN))
-		return seen == RECENT_NEW ? XG_COUNT_miss_over_budget_new :
-					    XG_COUNT_miss_over_budget_seen;
 	if (cfg->flood_template == XG_NO_TEMPLATE)
 		return XG_COUNT_miss_no_flood;
 	return encapsulate(ctx, packet, cfg->flood_template, XG_MARK_FLOOD,
@@ -84,8 +85,8 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	if (decision != XG_DECIDE_STRAY && decision != XG_DECIDE_MISS)
 		return decision;
 	known = kernel_knows(ctx, packet);
-	if (known != XG_UNKNOWN) {
-		if (known == XG_KNOWN_FULL && remember(&recent_claims, found.hash) != RECENT_HOT)
+	if (known >= XG_KNOWN_HALF) {
+		if (known == XG_KNOWN_FULL && remember(&recent_claims, found.hash) <= RECENT_SEEN)
 			tell_agent(packet, XG_EVENT_CLAIM, slot, 0);
 		return decision == XG_DECIDE_STRAY ? XG_COUNT_passed_stale_entry :
 						     XG_COUNT_passed_known;
@@ -95,14 +96,16 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	return flood_miss(ctx, cfg, packet, slot, found.hash);
 }
 
-/* A unicast tunnel packet that this kernel does not know: tell, and flood it, once. */
+/* A unicast tunnel packet that this kernel does not take: flood it, once. The sender is told
+ * only if there is no socket at all: a segment that does not fit says nothing of the session. */
 static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_config *cfg,
 					      const struct tunnel *tunnel,
-					      const struct xg_packet *inner, __u16 slot)
+					      const struct xg_packet *inner, __u16 slot,
+					      int known)
 {
 	__u64 hash = session_hash(inner, slot);
 
-	if (remember(&recent_claims, ~hash) != RECENT_HOT)
+	if (known == XG_UNKNOWN && remember(&recent_claims, ~hash) <= RECENT_SEEN)
 		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->peer.host);
 	if ((tunnel->mark & XG_MARK_HOP) || cfg->flood_template == XG_NO_TEMPLATE ||
 	    !within_budget(cfg, XG_BUDGET_SEEN))
@@ -129,13 +132,13 @@ static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg
 	if (!tunnel->is_flood && inner->protocol == XG_PROTO_UDP)
 		return XG_COUNT_delivered_udp;
 	known = kernel_knows(ctx, inner);
-	if (known == XG_UNKNOWN)
+	if (known < XG_KNOWN_HALF)
 		return tunnel->is_flood ? XG_COUNT_flood_unknown :
-					  handle_misdirected(ctx, cfg, tunnel, inner, slot);
+					  handle_misdirected(ctx, cfg, tunnel, inner, slot, known);
 	if (!tunnel->is_flood)
 		return XG_COUNT_delivered_stray;
 	if (known == XG_KNOWN_FULL &&
-	    remember(&recent_claims, session_hash(inner, slot)) != RECENT_HOT)
+	    remember(&recent_claims, session_hash(inner, slot)) <= RECENT_SEEN)
 		tell_agent(inner, XG_EVENT_CLAIM, slot, 0);
 	return XG_COUNT_delivered_flood;
 }
@@ -219,7 +222,7 @@ int xg_redirect(struct xdp_md *ctx)
 
 /* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if a full socket holds the session of
  * the frame and the segment fits, XDP_TX if it is half-open, closing or a cookie's, XDP_DROP if
- * this kernel does not know it. Counts nothing and tells nobody. */
+ * this kernel has no socket of it, XDP_ABORTED in doubt. Counts nothing and tells nobody. */
 SEC("xdp")
 int xg_question(struct xdp_md *ctx)
 {
@@ -234,8 +237,10 @@ int xg_question(struct xdp_md *ctx)
 		return XDP_PASS;
 	case XG_KNOWN_HALF:
 		return XDP_TX;
-	default:
+	case XG_UNKNOWN:
 		return XDP_DROP;
+	default:
+		return XDP_ABORTED;
 	}
 }
 

@@ -9,6 +9,9 @@
 #include "session_lookup.h"
 
 #define RECENT_HOT_MS 100	/* an event for the agent at most this often for one flow */
+/* Misses of one flow in that time that count as a live client's: the ACKs of a download at
+ * 100 Mbit/s. */
+#define RECENT_PACKETS_MAX 512
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -57,6 +60,7 @@ struct {
 struct recent {
 	__u32 tag;	/* of the flow's keyed hash */
 	__u32 at_ms;	/* when the agent was told last */
+	__u32 packets;	/* since then */
 };
 
 struct recent_map {
@@ -193,6 +197,7 @@ static __noinline void find_session(const struct xg_packet *packet, __u16 slot,
 #define RECENT_NEW 0	/* not remembered: remembered now */
 #define RECENT_SEEN 1	/* remembered, and the agent was not told lately */
 #define RECENT_HOT 2	/* remembered, and the agent was told a moment ago */
+#define RECENT_FLOODING 3	/* hot, and more packets than a live flow has */
 
 /* A small memory of flows, overwritten by newer ones; a wrong answer costs one budget token. */
 static __always_inline int remember(void *map, __u64 hash)
@@ -207,9 +212,10 @@ static __always_inline int remember(void *map, __u64 hash)
 		return RECENT_HOT;
 	seen = recent->tag == tag && recent->at_ms != 0;
 	if (seen && now_ms - recent->at_ms < RECENT_HOT_MS)
-		return RECENT_HOT;
+		return recent->packets++ < RECENT_PACKETS_MAX ? RECENT_HOT : RECENT_FLOODING;
 	recent->tag = tag;
 	recent->at_ms = now_ms;
+	recent->packets = 0;
 	return seen ? RECENT_SEEN : RECENT_NEW;
 }
 

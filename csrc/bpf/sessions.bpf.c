@@ -116,7 +116,9 @@ int xg_sessions(struct bpf_sock_ops *skops)
 	if (!service)
 		return 1;
 	if (skops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		bpf_sock_ops_cb_flags_set(skops, BPF_SOCK_OPS_STATE_CB_FLAG);
+		/* the flags that other programs have set stay */
+		bpf_sock_ops_cb_flags_set(skops, (int)FIELD(bpf_sock_ops_cb_flags) |
+							 BPF_SOCK_OPS_STATE_CB_FLAG);
 		tell(skops, XG_EVENT_OPEN, service->slot);
 	} else if (skops->args[1] == BPF_TCP_CLOSE || skops->args[1] == BPF_TCP_TIME_WAIT) {
 		tell(skops, close_kind(skops->args[0]), service->slot);

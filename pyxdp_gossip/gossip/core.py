@@ -106,9 +106,11 @@ class GossipCore:
         self._own_log = OwnLog(log, clock, outbox, timing, tally)
         self._shards = ShardService(log, outbox, timing, tally)
         self._join = Join(timing, tally, emit, self._greet, now)
-        self._roster = Roster(owners, timing, tally, envelope.salt, emit, self._join.pull)
+        self._roster = Roster(
+            local.host, owners, timing, tally, envelope.salt, emit, self._join.pull
+        )
         self._dictionary = Dictionary(local.services)
-        self._asker = Asker(local.host, tables, outbox, timing, tally, emit)
+        self._asker = Asker(local.host, tables, outbox, timing, tally, emit, envelope.salt)
         self._answerer = Answerer(outbox, timing, tally, emit)
         self._strays = StrayNotices(tables, self._roster, outbox, timing, tally)
         self._receiver = Receiver(
@@ -278,9 +280,10 @@ class GossipCore:
     def _on_kernel(self, event: KernelAnswer, now: int) -> None:
         if event.asker == self._local.host:
             known = self._asker.kernel_said(event.number, event.views)
-            self._asker.conclude(event.number, self._roster.active(), self._join.synced, now)
+            self._asker.conclude(event.number, self._roster, self._join.synced, now)
         else:
-            known = self._answerer.kernel_said(event.asker, event.number, event.views)
+            view = self._roster.view()
+            known = self._answerer.kernel_said(event.asker, event.number, event.views, view)
         self._claim(known, now)
 
     def _claim(self, known: list[EventRecord], now: int) -> None:

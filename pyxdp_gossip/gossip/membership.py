@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -11,7 +12,7 @@ from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import MemberChanged, MemberState, OutgoingEvent, ProbeWanted
 from pyxdp_gossip.gossip.messages import Heartbeat, HostState, MemberEntry
-from pyxdp_gossip.gossip.rates import NS_PER_MS
+from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S
 from pyxdp_gossip.gossip.records import OwnerStates
 from pyxdp_gossip.gossip.sequence import BatchSequence
 from pyxdp_gossip.session import Address, Service
@@ -93,6 +94,7 @@ class Roster:
     """All members, and the timers that find out about them.
 
     Args:
+        host: this host's id.
         owners: told which hosts may own sessions, and whose entries are void.
         nonce_base: random start of the probes' nonces, 64 bits.
         emit: takes events for the caller.
@@ -101,6 +103,7 @@ class Roster:
 
     def __init__(
         self,
+        host: int,
         owners: OwnerStates,
         timing: Timing,
         tally: Tally,
@@ -108,6 +111,7 @@ class Roster:
         emit: Callable[[OutgoingEvent], None],
         arrived: Callable[[Member, int], None],
     ) -> None:
+        self._host = host
         self._owners = owners
         self._tally = tally
         self._emit = emit
@@ -121,6 +125,8 @@ class Roster:
         self._probe_interval = timing.probe_interval_ms * NS_PER_MS
         self._silent_interval = timing.silent_probe_interval_ms * NS_PER_MS
         self._probe_attempts = timing.probe_attempts
+        self._grace = timing.linger_s * NS_PER_S
+        self._left_at: int | None = None
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -132,6 +138,23 @@ class Roster:
     def active(self) -> set[int]:
         """The hosts that may own sessions."""
         return {member.host for member in self if member.state.active}
+
+    def view(self) -> int:
+        """64 bits that name the hosts that may own sessions, this one included."""
+        ids = b"".join(host.to_bytes(2, "big") for host in sorted(self.active() | {self._host}))
+        return int.from_bytes(hashlib.sha256(ids).digest()[:8], "big")
+
+    def has_quorum(self, now: int) -> bool:
+        """Whether this host and its active members can speak for the POP.
+
+        They are at least two and more than half of all that did not leave; and nobody left a
+        moment ago, whose sockets may live on without an agent.
+        """
+        if self._left_at is not None and now - self._left_at < self._grace:
+            return False
+        present = sum(member.state is not MemberState.LEFT for member in self)
+        active = len(self.active())
+        return active > 0 and 2 * (active + 1) > present + 1
 
     # ---- hearing ----
 
@@ -241,6 +264,8 @@ class Roster:
         if after is None:
             return
         member.state = after
+        if after is MemberState.LEFT:
+            self._left_at = now
         member.unanswered = 0
         member.probe_at = now
         if before.active and not after.active:

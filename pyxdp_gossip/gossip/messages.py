@@ -127,10 +127,14 @@ class WhoHas:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Bit i of `not_mine`: the sender's kernel does not know question i."""
+    """Bit i of `not_mine`: the sender's kernel has no socket of question i's session.
+
+    `view` names the set of hosts that may own sessions, as the sender sees it.
+    """
 
     number: int
     not_mine: int
+    view: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,8 +222,7 @@ class Receiver:
 
     def _on_answer(self, delivery: Delivery, answer: Answer) -> None:
         self.asker.answered(delivery.member.host, answer)
-        active = self.roster.active()
-        self.asker.conclude(answer.number, active, self.join.synced, delivery.now)
+        self.asker.conclude(answer.number, self.roster, self.join.synced, delivery.now)
 
     def _on_not_mine(self, delivery: Delivery, told: NotMine) -> None:
         self.strays.believe(delivery.member, told)

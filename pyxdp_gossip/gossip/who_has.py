@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import AskKernel, OutgoingEvent
-from pyxdp_gossip.gossip.membership import Member
+from pyxdp_gossip.gossip.membership import Member, Roster
 from pyxdp_gossip.gossip.messages import Answer, Question, WhoHas
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval, TokenBucket
@@ -37,11 +37,11 @@ NUMBER_MASK = (1 << 32) - 1
 
 @dataclass(slots=True)
 class Round:
-    """One WHO-HAS under way: per host, the bits of the questions that it said no to."""
+    """One WHO-HAS under way, and what each host said."""
 
     misses: list[EventRecord]
     expires_at: int
-    not_mine: dict[int, int] = field(default_factory=dict)
+    denials: dict[int, Answer] = field(default_factory=dict)
     kernel_not_mine: int | None = None
 
 
@@ -56,6 +56,7 @@ class Asker:
         timing: Timing,
         tally: Tally,
         emit: Callable[[OutgoingEvent], None],
+        first_number: int,
     ) -> None:
         self._host = host
         self._tables = tables
@@ -67,7 +68,7 @@ class Asker:
         self._recent = OncePerInterval(self._timeout, QUEUE_MAX)
         self._queue: deque[EventRecord] = deque()
         self._rounds: dict[int, Round] = {}
-        self._number = 0
+        self._number = first_number & NUMBER_MASK  # random: no recorded answer fits
         self._now = 0
         self._unowned_for = timing.unowned_ms * NS_PER_MS
         self._marks: deque[tuple[int, EventRecord]] = deque()  # when each ends, oldest first
@@ -122,29 +123,32 @@ class Asker:
         rnd = self._rounds.get(number)
         if rnd is None or len(views) != len(rnd.misses):
             return []
-        rnd.kernel_not_mine = sum(1 << i for i, view in enumerate(views) if not view)
+        rnd.kernel_not_mine = _not_mine(enumerate(views))
         return _held(rnd.misses, views)
 
     def answered(self, host: int, answer: Answer) -> None:
         """Note a member's answer."""
         rnd = self._rounds.get(answer.number)
         if rnd is not None:
-            rnd.not_mine[host] = answer.not_mine
+            rnd.denials[host] = answer
 
-    def conclude(self, number: int, active: set[int], synced: bool, now: int) -> None:
-        """Mark the sessions that every active host denied. In any doubt: nothing.
+    def conclude(self, number: int, roster: Roster, synced: bool, now: int) -> None:
+        """Mark the sessions that every host denied that may own one. In any doubt: nothing.
 
         Args:
-            active: the other hosts that may own sessions, at this moment.
-            synced: whether this host knows all members.
+            roster: the members at this moment; each answer must come from one that sees the same.
+            synced: whether this host knows all members' sessions.
         """
         rnd = self._rounds.get(number)
-        if rnd is None or rnd.kernel_not_mine is None or not active <= rnd.not_mine.keys():
+        active = roster.active()
+        if rnd is None or rnd.kernel_not_mine is None or not active <= rnd.denials.keys():
             return
         del self._rounds[number]
-        nobody = rnd.kernel_not_mine if synced else 0
+        view = roster.view()
+        agreed = synced and roster.has_quorum(now)
+        nobody = rnd.kernel_not_mine if agreed else 0
         for host in active:
-            nobody &= rnd.not_mine[host]
+            nobody &= rnd.denials[host].not_mine if rnd.denials[host].view == view else 0
         for i, miss in enumerate(rnd.misses):
             if nobody >> i & 1:
                 self._mark(miss, now)
@@ -218,22 +222,28 @@ class Answerer:
             self._emit(AskKernel(*name, b"".join(record.pack() for record in records)))
 
     def kernel_said(
-        self, asker: int, number: int, views: Sequence[KernelView]
+        self, asker: int, number: int, views: Sequence[KernelView], view: int
     ) -> list[EventRecord]:
-        """Tell the peer what this kernel does not know; the records that a full socket holds."""
+        """Tell the peer what this kernel does not know; the records that a full socket holds.
+
+        Args:
+            view: of this host's roster.
+        """
         waiting = self._waiting.pop((asker, number), None)
         if waiting is None or len(views) != len(waiting.records):
             return []
-        places = zip(waiting.places, views, strict=True)
-        not_mine = sum(1 << place for place, view in places if not view)
-        self._outbox.put(waiting.reach, DatagramType.QUESTION, Answer(number, not_mine))
+        not_mine = _not_mine(zip(waiting.places, views, strict=True))
+        self._outbox.put(waiting.reach, DatagramType.QUESTION, Answer(number, not_mine, view))
         return _held(waiting.records, views)
 
 
+def _not_mine(views: Iterable[tuple[int, KernelView]]) -> int:
+    """The bits of the questions of which this kernel has no socket at all."""
+    return sum(1 << place for place, view in views if view is KernelView.ABSENT)
+
+
 def _held(records: list[EventRecord], views: Sequence[KernelView]) -> list[EventRecord]:
-    return [
-        record for record, view in zip(records, views, strict=True) if view is KernelView.FULL
-    ]
+    return [record for record, view in zip(records, views, strict=True) if view is KernelView.FULL]
 
 
 def _miss(question: Question, slot: int, now: int) -> EventRecord:

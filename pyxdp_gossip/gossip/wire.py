@@ -60,7 +60,7 @@ _SHARD = struct.Struct("!IIQ")
 _SHARD_END = struct.Struct("!II")
 _NUMBER = struct.Struct("!I4x")
 _QUESTION = struct.Struct("!BxHH2xII16s")
-_ANSWER = struct.Struct("!II")
+_ANSWER = struct.Struct("!IIQ")
 _STRAY = struct.Struct("!BxHH2x16s")
 _DUPLICATE = struct.Struct("!HHIQ")
 
@@ -348,7 +348,7 @@ _ENCODERS: dict[type, tuple[SectionKind, Callable[[Any], bytes]]] = {
     ShardEnd: (SectionKind.SHARD_END, lambda m: _SHARD_END.pack(m.request, m.count)),
     Leaving: (SectionKind.LEAVE, lambda m: b""),
     WhoHas: (SectionKind.WHO_HAS, _encode_who_has),
-    Answer: (SectionKind.ANSWER, lambda m: _ANSWER.pack(m.number, m.not_mine)),
+    Answer: (SectionKind.ANSWER, lambda m: _ANSWER.pack(m.number, m.not_mine, m.view)),
     NotMine: (SectionKind.NOT_MINE, _encode_not_mine),
     Duplicate: (SectionKind.DUPLICATE, lambda m: _DUPLICATE.pack(m.host, 0, 0, m.incarnation)),
 }

@@ -97,7 +97,9 @@ def _run_with_bar(options: DemoOptions) -> DemoResult:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # a log wants the result alone
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("setting up")
 
         def show(text: str, done: int, total: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Wrong and missing table entries cost a hop or a flood, never a connection, and heal."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,14 +9,17 @@ import pytest
 from pyxdp_gossip.popbox import Box
 from pyxdp_gossip.popbox.crowd import Crowd
 from tests.box.pop import AGENTS, Pop, assert_nothing_broke, change_hops, nothing_misdelivered
-from tests.box.traffic import Connection, lost, session_of, wait_for
+from tests.box.traffic import Connection, RawClient, hide_raw_ports, lost, session_of, wait_for
 
 GOSSIP_PORT = 7946
+STALE_SEGMENTS = 4
+STALE_PAUSE_S = 0.15
 
 
 @pytest.fixture(scope="module")
 def pop() -> Iterator[Pop]:
     with Box(hosts=3) as box:
+        hide_raw_ports(box)
         made = Pop(box, AGENTS)
         try:
             yield made
@@ -55,7 +59,7 @@ def test_an_entry_that_names_a_wrong_host_costs_a_hop_and_heals(
         assert connection.ask() == 1
         assert pop.count(3, "misdirected_flooded") > misdirected
         assert pop.count(1, "delivered_flood") > brought
-        pop.wait_owner(session, 1)
+        pop.ask_until_healed(connection, session, 1)
         wait_for(
             "host 3 has told host 2",
             lambda: box.agent_stats(3)["gossip"]["not_mine_sent"] > told,
@@ -77,7 +81,7 @@ def test_the_owners_own_stale_entry_does_not_steal_its_session(
     with nothing_misdelivered(box):
         assert connection.ask() == 1
         assert pop.count(1, "passed_stale_entry") > kept
-        pop.wait_owner(session, 1)
+        pop.ask_until_healed(connection, session, 1)
 
 
 def test_a_session_that_all_tables_give_to_a_wrong_host_is_claimed_again(
@@ -93,7 +97,7 @@ def test_a_session_that_all_tables_give_to_a_wrong_host_is_claimed_again(
         box.set_next_hops([3])
         assert connection.ask() == 1
         assert pop.count(1, "delivered_flood") > brought
-        pop.wait_owner(session, 1)
+        pop.ask_until_healed(connection, session, 1)
 
 
 def test_a_session_that_no_table_knows_is_flooded_and_claimed(
@@ -109,7 +113,28 @@ def test_a_session_that_no_table_knows_is_flooded_and_claimed(
         box.set_next_hops([2])
         assert connection.ask() == 1
         assert pop.count(2, "miss_flooded") > flooded
+        pop.ask_until_healed(connection, session, 1)
+
+
+def test_segments_of_another_connection_take_no_session_from_its_owner(
+    pop: Pop, family: int
+) -> None:
+    box = pop.box
+    port = 20000 + family
+    session = session_of(port, family)
+    box.set_next_hops([1])
+    with nothing_misdelivered(box), RawClient(box, port, family) as client:
+        client.connect()
+        assert client.ask() == 1
         pop.wait_owner(session, 1)
+        box.set_next_hops([2])
+        told = pop.count(2, "stray_forwarded", "miss_flooded")
+        for _ in range(STALE_SEGMENTS):  # long enough apart for a question and its answers
+            client.send_stale_ack()
+            time.sleep(STALE_PAUSE_S)
+        assert pop.count(2, "stray_forwarded", "miss_flooded") >= told + STALE_SEGMENTS
+        assert pop.count(2, "passed_unowned") == 0
+        assert client.ask() == 1
 
 
 LOSSES = {

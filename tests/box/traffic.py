@@ -177,6 +177,12 @@ class RawClient:
         )
         self._socket.send(bytes(self._lower / header / payload))
 
+    def send_stale_ack(self) -> None:
+        """An acknowledgement of what no host ever sent: of another connection of this port."""
+        present, self.ack = self.ack, self.ack + (1 << 30) & MASK32
+        self.send_again("A")
+        self.ack = present
+
     def receive(self, what: str, wanted: Callable[[Any], bool]) -> Any:
         """The next TCP packet of this connection that is wanted; a reset fails the test."""
         deadline = time.monotonic() + PATIENCE_S

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pyxdp_gossip import kernel_mounts
 from pyxdp_gossip.bpf_object import ProgramRun
 from pyxdp_gossip.dataplane import NO_TEMPLATE, Dataplane, DataplaneSettings, PeerCookies
-from pyxdp_gossip.session import Service
+from pyxdp_gossip.session import KernelView, Service
 from pyxdp_gossip.stats import ENDINGS
 from tests.golden_world import (
     ACTIVE,
@@ -133,6 +133,11 @@ class HostUnderTest:
         """The kernel's own view of a frame."""
         return bool(self.namespace.run(self.plane.kernel_knows, frame))
 
+    def view(self, frame: bytes) -> KernelView:
+        """What the kernel says of the frame's session, when a peer asks."""
+        result: KernelView = self.namespace.run(self.plane.kernel_view, frame)
+        return result
+
     def run_unchecked(self, frames: list[bytes]) -> None:
         """Many frames, in order; nobody looks at what becomes of each."""
         self.namespace.run(lambda: [self.plane.test_run(frame) for frame in frames])
@@ -162,7 +167,7 @@ class HostUnderTest:
 
     def unset_flood(self) -> None:
         """As before the first flood template was published."""
-        self.namespace.run(self.plane._write_config, NO_TEMPLATE)
+        self.namespace.run(self.plane._write_config, NO_TEMPLATE, self.plane._link.mac)
 
     def set_flood(self) -> None:
         """Publishes the flood template."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scapy.layers.inet import TCP
 
+from pyxdp_gossip.session import KernelView
 from tests.golden import encapsulated, ethernet, ip, udp
 from tests.golden_tunnel import FLOOD_MARK, flooded, reflooded, tunnelled
 from tests.golden_world import CLIENTS, FLOOD, OWN_HOST, PEER, PORT, ROUTES, VIPS, State
@@ -398,16 +399,37 @@ def test_a_stray_sent_here_is_delivered_if_the_kernel_knows_it(
     assert verdict.frame[:6] == frame[:6]
 
 
-def test_a_stray_sent_here_that_no_socket_fits_is_told_and_flooded_once(
+def test_a_stray_sent_here_of_which_no_socket_knows_is_told_and_flooded_once(
+    host: HostUnderTest, family: int
+) -> None:
+    host.packet_events()
+    port = next(_ports)
+    inner = inner_of(segment(family, port, "A", 1, 1))
+    verdict = host.run(tunnelled(inner))
+    assert (verdict.ending, verdict.frame) == ("misdirected_flooded", reflooded(inner))
+    (event,) = host.packet_events()
+    assert (event.kind, event.host, event.port) == ("MISDIRECTED", PEER, port)
+    assert host.run(tunnelled(inner, mark=1)).ending == "misdirected_dropped"
+
+
+def test_a_stray_sent_here_that_does_not_fit_its_socket_is_flooded_but_not_told(
     host: HostUnderTest, live: Connection
 ) -> None:
     host.packet_events()
     inner = inner_of(live.segment("A", ack=numbers(live.server).write_seq + 1))
     verdict = host.run(tunnelled(inner))
     assert (verdict.ending, verdict.frame) == ("misdirected_flooded", reflooded(inner))
-    (event,) = host.packet_events()
-    assert (event.kind, event.host, event.port) == ("MISDIRECTED", PEER, live.client_port)
-    assert host.run(tunnelled(inner, mark=1)).ending == "misdirected_dropped"
+    assert host.packet_events() == []  # else a forged segment would delete the owner's entry
+
+
+def test_only_a_session_without_a_socket_is_denied(
+    host: HostUnderTest, live: Connection, family: int
+) -> None:
+    write_seq = numbers(live.server).write_seq
+    assert host.view(live.segment("A", ack=write_seq)) is KernelView.FULL
+    assert host.view(live.segment("A", ack=write_seq + 1)) is KernelView.IN_DOUBT
+    assert host.view(live.segment("R", ack=0)) is KernelView.HALF
+    assert host.view(segment(family, next(_ports), "A", 1, 1)) is KernelView.ABSENT
 
 
 def test_a_flood_is_taken_by_the_kernel_that_knows_it_and_claimed(

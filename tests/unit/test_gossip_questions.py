@@ -6,7 +6,14 @@ from __future__ import annotations
 import pytest
 
 from pyxdp_gossip._native import UNOWNED
-from pyxdp_gossip.gossip.events import AskKernel, KernelAnswer, Misdirected, Misses
+from pyxdp_gossip.gossip.events import (
+    AskKernel,
+    KernelAnswer,
+    Leave,
+    MemberState,
+    Misdirected,
+    Misses,
+)
 from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.session import KernelView
 from tests.unit.gossip_pop import HTTP, Host, Pop, event
@@ -21,7 +28,9 @@ def asked(host: Host, asker: int) -> list[AskKernel]:
 
 def answer(pop: Pop, host: Host, asker: int, mine: bool | KernelView) -> None:
     (question,) = asked(host, asker)
-    view = mine if isinstance(mine, KernelView) else KernelView(2 * mine)
+    view = mine
+    if not isinstance(mine, KernelView):
+        view = KernelView.FULL if mine else KernelView.ABSENT
     host.core.handle_event(KernelAnswer(asker, question.number, [view]), pop.now)
 
 
@@ -183,3 +192,50 @@ def test_dropping_repeated_claims_keeps_the_other_events() -> None:
     pop.run(5)
     assert [second.owner(client) for client in (1, 2, 3, 5)] == [1, 1, 1, 1]
     assert first.core.counters.claims_repeated == 2
+
+
+def deny_all(pop: Pop, *hosts: Host) -> None:
+    miss(pop, hosts[0], 5)
+    pop.run(5)
+    for host in hosts:
+        answer(pop, host, 1, False)
+    pop.run(5)
+
+
+def test_a_host_that_is_alone_marks_nothing() -> None:
+    pop = Pop()
+    host = pop.start(1)
+    pop.run(1500)
+    deny_all(pop, host)
+    assert host.owner(5) != UNOWNED
+
+
+def test_the_smaller_part_of_a_pop_marks_nothing() -> None:
+    pop = Pop()
+    first, second, third, fourth = pop.start_all(1, 2, 3, 4)
+    for host in (third, fourth):
+        host.running = host.up = False
+    pop.run(2000)
+    assert first.active() == {1, 2}
+    deny_all(pop, first, second)
+    assert first.owner(5) != UNOWNED
+
+
+def test_hosts_that_see_other_members_do_not_speak_for_the_pop() -> None:
+    pop = Pop()
+    first, second, third, fourth = pop.start_all(1, 2, 3, 4)
+    fourth.running = False  # the others still probe it, and it answers
+    pop.run(1000)
+    (first.core._roster.get(4)).state = MemberState.DEAD  # type: ignore[union-attr]
+    deny_all(pop, first, second, third)
+    assert first.owner(5) != UNOWNED
+
+
+def test_nothing_is_marked_for_a_while_after_a_host_left() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    third.core.handle_event(Leave(), pop.now)
+    pop.run(100)
+    assert first.active() == {1, 2}
+    deny_all(pop, first, second)
+    assert first.owner(5) != UNOWNED

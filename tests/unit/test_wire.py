@@ -100,7 +100,7 @@ SECTIONS: list[tuple[str, Message, str]] = [
         WhoHas(6, (Question(4, 1, 51000, 2, 3, CLIENT),)),
         "0a000028" + "0000000600000000" + "04000001c7380000" + "0000000200000003" + CLIENT_16,
     ),
-    ("answer", Answer(6, 5), "0b000008" + "00000006" + "00000005"),
+    ("answer", Answer(6, 5, 7), "0b000010" + "00000006" + "00000005" + "0000000000000007"),
     (
         "not mine",
         NotMine((Stray(4, 1, 51000, CLIENT),)),
