@@ -20,7 +20,7 @@
 	X(passed_unowned, PASS, "No host has the session: the local kernel may answer.") \
 	X(passed_syn, PASS, "A SYN of a session that the table does not know: a new one.") \
 	X(passed_known, PASS, "Not in the table, but this kernel knows the session.") \
-	X(passed_stale_entry, PASS, "The table names another host; this kernel knows the session.") \
+	X(passed_stale_entry, PASS, "The table names another host, but this kernel knows it.") \
 	X(passed_udp_new, PASS, "UDP to a service, not in the table: a new session.") \
 	X(dropped_no_flags, DROP, "TCP with none of SYN, ACK and RST.") \
 	X(stray_forwarded, TX, "A stray, encapsulated to the owner.") \

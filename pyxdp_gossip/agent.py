@@ -102,6 +102,8 @@ class Agent:
                 "[gossip] group: this version needs an IPv4 multicast group; "
                 "unicast members and IPv6 groups are not built yet"
             )
+        if config.metrics_listen:
+            self.log.warning("[metrics] has no effect: this version has no listener")
         address = config.host.address or netlink.first_address(config.host.interface)
         if not isinstance(address, IPv4Address):
             raise ConfigError("[host] address: this version needs an IPv4 underlay address")

@@ -281,7 +281,11 @@ class Config:
         host = _read_host(top.table("host"))
         gossip, warnings = _read_gossip(top.table("gossip"), folder or Path())
         services = _read_services(top.tables("service", SERVICES_MAX), label)
-        dataplane = _read_dataplane(top.table("dataplane", optional=True), host.id)
+        plane = top.table("dataplane", optional=True)
+        dataplane = _read_dataplane(plane, host.id)
+        if dataplane.tunnel_port == gossip.port:
+            what = "another port than the gossip's, whose packets it would take"
+            raise plane.error("tunnel_port", dataplane.tunnel_port, what)
         return cls(
             host=host,
             gossip=gossip,

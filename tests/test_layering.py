@@ -35,10 +35,11 @@ ALLOWED = {
     "dataplane": {
         "_native", "bpf_object", "errors", "netlink", "session", "stats", "templates",
     },
+    "kernel_events": {"_native", "dataplane", "gossip", "netlink", "session"},
     "routing": {"dataplane", "errors", "netlink", "session", "templates", "gossip"},
     "agent": {
-        "_native", "config", "dataplane", "errors", "gossip", "gossip_socket", "netlink",
-        "questions", "routing", "session", "stats", "templates",
+        "_native", "config", "dataplane", "errors", "gossip", "gossip_socket", "kernel_events",
+        "netlink", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
     "node": {"agent", "config", "errors", "gossip", "session", "stats"},

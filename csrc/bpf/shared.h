@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 #define XG_TEMPLATES 1024	/* hosts of one POP, twice (a template is replaced, not edited) */
-#define XG_SERVICES 1024
+#define XG_SERVICES 4096
 #define XG_PEERS 1024
 #define XG_RECENT 65536		/* flows remembered to tell a repeated miss from a new one */
 #define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */

@@ -123,7 +123,8 @@ def test_a_storm_of_unknown_acks_starves_no_live_session(make_pop: MakePop) -> N
         storm = start_storm(box, 2, STORM_PACKETS)
         change_hops(box, 4, 2, crowd)
         assert storm.popen.wait() == 0, storm.log_tail()
-        assert pop.count_all("miss_over_budget_new") > 0
+        assert pop.count_all("miss_over_budget_new") > STORM_PACKETS // 4
+        assert pop.count_all("miss_over_budget_seen") == 0, "who sends again has its own budget"
         assert pop.count_all("delivered_flood") > brought
         assert_nothing_broke(crowd.finish())
 

@@ -29,6 +29,8 @@ PATIENCE_S: Final = 15.0  # for what takes milliseconds: a test that waits so lo
 POLL_S: Final = 0.01
 MASK32: Final = 0xFFFFFFFF
 WINDOW: Final = 65000
+# Offsets in an untagged IPv4 frame without options.
+IP_ID, IP_SOURCE_LOW, TCP_PORT, TCP_SEQ = 18, 28, 34, 38
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 VIPS: Final = {4: names.VIP4, 6: names.VIP6}
 
@@ -263,23 +265,23 @@ def start_storm(box: Box, client: int, packets: int) -> Process:
 
 
 def storm(client: int, packets: int) -> None:
-    """Random ports and numbers from addresses of the client's network; right checksums.
+    """No two of one session: random ports of random addresses in 203.0.0.0/16.
 
-    Port and sequence number change together so that the checksum stays.
+    Each field that changes has a complement that changes with it, so that both checksums stay.
     """
-    address = names.client_address(client)
-    lower = Ether(src=address.mac, dst=names.client_gateway_mac(client)) / IP(
-        src=address.ipv4, dst=names.VIP4
-    )
-    base = lower / TCP(sport=0, dport=names.VIP_PORT, flags="A", seq=0xFFFF, ack=1, window=WINDOW)
-    frame = bytearray(bytes(base))
-    source = random.Random(1)
+    lower = Ether(src=names.client_address(client).mac, dst=names.client_gateway_mac(client))
+    lower /= IP(src="203.0.0.0", dst=names.VIP4, id=0xFFFF)
+    numbers = {"seq": MASK32, "ack": 1, "window": WINDOW}
+    frame = bytearray(bytes(lower / TCP(sport=0, dport=names.VIP_PORT, flags="A", **numbers)))
+    source = random.Random(client)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind(("eth0", ETH_P_ALL))
         for _ in range(packets):
-            port = source.randrange(1024, 65536)
-            struct.pack_into("!H", frame, 34, port)
-            struct.pack_into("!H", frame, 40, 0xFFFF - port)
+            host, port = source.getrandbits(16), source.randrange(1024, 65536)
+            struct.pack_into("!H", frame, IP_ID, 0xFFFF - host)
+            struct.pack_into("!H", frame, IP_SOURCE_LOW, host)
+            struct.pack_into("!H", frame, TCP_PORT, port)
+            struct.pack_into("!HH", frame, TCP_SEQ, 0xFFFF - port, 0xFFFF - host)
             sender.send(frame)
 
 

@@ -164,6 +164,7 @@ WRONG = [
     ("dataplane", {"plane": "dpdk"}, '"xdp" or "xsk"'),
     ("dataplane", {"mode": "fast"}, '"auto" or "native" or "skb"'),
     ("dataplane", {"flood_rate_pps": 0}, "flood_rate_pps is 0"),
+    ("dataplane", {"tunnel_port": 7946}, "another port than the gossip's"),
     ("dataplane", {"cgroup": ""}, "expected a text"),
     ("dataplane", 3, r"expected a table \[dataplane\]"),
     ("table", {"sessions_v4": 0}, "sessions_v4 is 0"),
