@@ -18,6 +18,7 @@
 enum xg_decision {
 	XG_DECIDE_FORWARD_SYN = XG_COUNTERS,	/* encapsulate to the owner, no question */
 	XG_DECIDE_STRAY,			/* the owner's, unless this kernel knows it */
+	XG_DECIDE_OWN,				/* ours by the table: pass it if this kernel agrees */
 	XG_DECIDE_MISS,				/* flood it, unless this kernel knows it */
 };
 
@@ -51,10 +52,10 @@ XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_ho
 		return agent_alive ? XG_COUNT_passed_unowned : xg_decide_absent(packet);
 	if (owner != own_host)
 		return xg_is_syn(packet) ? XG_DECIDE_FORWARD_SYN : XG_DECIDE_STRAY;
-	/* A lingering entry of our own may be a TIME_WAIT socket that is gone: ask the kernel. */
-	if (agent_alive && !(xg_meta_flags(meta) & XG_META_LINGER))
+	/* The agent may lag behind the sockets: an entry alone does not make a session ours. */
+	if (packet->protocol == XG_PROTO_UDP || xg_is_syn(packet))
 		return XG_COUNT_passed_own;
-	return xg_decide_absent(packet);
+	return XG_DECIDE_OWN;
 }
 
 #endif

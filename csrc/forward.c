@@ -142,7 +142,8 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 							      XG_COUNT_stray_forwarded;
 	uint16_t index;
 
-	if (decision == XG_DECIDE_MISS)
+	/* what comes here was asked for already: our own entry for it is one that lags behind */
+	if (decision == XG_DECIDE_MISS || decision == XG_DECIDE_OWN)
 		return flood(forwarder, frame, packet);
 	if (decision != XG_DECIDE_FORWARD_SYN && decision != XG_DECIDE_STRAY)
 		return (uint32_t)decision;

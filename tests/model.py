@@ -297,7 +297,7 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
     if entry is not None and entry.owner not in world.active:
         entry = None
     if entry is not None and entry.owner == world.host:
-        if world.agent_alive and not entry.lingering:
+        if packet.protocol == UDP or packet.is_syn or world.knows(packet):
             return "passed_own", frame
         entry = None
     if entry is None:

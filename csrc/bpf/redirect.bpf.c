@@ -82,9 +82,11 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	decision = xg_decide(packet, found.meta, cfg->host, agent_alive(cfg));
 	if (decision == XG_DECIDE_FORWARD_SYN)
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
-	if (decision != XG_DECIDE_STRAY && decision != XG_DECIDE_MISS)
+	if (decision < XG_COUNTERS)
 		return decision;
 	known = kernel_knows(ctx, packet);
+	if (known >= XG_KNOWN_HALF && decision == XG_DECIDE_OWN)
+		return XG_COUNT_passed_own;
 	if (known >= XG_KNOWN_HALF) {
 		if (known == XG_KNOWN_FULL && remember(&recent_claims, found.hash) <= RECENT_SEEN)
 			tell_agent(packet, XG_EVENT_CLAIM, slot, 0);

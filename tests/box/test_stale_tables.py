@@ -165,3 +165,30 @@ def test_sessions_whose_gossip_was_lost_are_flooded_and_known_later(pop: Pop, ru
         )
         change_hops(box, 2, 6, crowd)
         assert_nothing_broke(crowd.finish())
+
+
+def test_an_agent_that_lags_believes_no_closed_session(pop: Pop, family: int) -> None:
+    box = pop.box
+    port = 20010 + family
+    session = session_of(port, family)
+    unheard = f"udp dport {GOSSIP_PORT}"
+    with nothing_misdelivered(box), lost(box, box.host_namespace(1), "input", unheard):
+        box.set_next_hops([2])
+        with RawClient(box, port, family) as older:
+            older.connect()
+            assert older.ask() == 2
+            wait_for("host 2 owns it", lambda: pop.maps(2).entry(session) is not None)
+            box.freeze_agent(2)
+            older.send("FA")
+            older.expect_fin()
+            seq = older.seq + 100000
+        with RawClient(box, port, family) as newer:
+            newer.seq = seq & 0xFFFFFFFF
+            box.set_next_hops([1])
+            newer.connect()
+            assert newer.ask() == 1
+            box.set_next_hops([2])
+            try:
+                assert newer.ask() == 1
+            finally:
+                box.thaw_agent(2)
