@@ -18,7 +18,7 @@
 enum xg_decision {
 	XG_DECIDE_FORWARD_SYN = XG_COUNTERS,	/* encapsulate to the owner, no question */
 	XG_DECIDE_STRAY,			/* the owner's, unless this kernel knows it */
-	XG_DECIDE_OWN,				/* ours by the table: pass it if this kernel agrees */
+	XG_DECIDE_OWN,				/* ours by the table, if this kernel agrees */
 	XG_DECIDE_MISS,				/* flood it, unless this kernel knows it */
 };
 

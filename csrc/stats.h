@@ -16,7 +16,7 @@
 	X(passed_unparsed, PASS, "Truncated, or a header that the parser does not know.") \
 	X(passed_fragment, PASS, "A later fragment: it carries no ports to look up.") \
 	X(passed_no_service, PASS, "The destination is not a configured service.") \
-	X(passed_own, PASS, "Owned by this host: by the table and, SYN and UDP apart, by its kernel.") \
+	X(passed_own, PASS, "Owned by this host: by the table, and its kernel agrees.") \
 	X(passed_unowned, PASS, "No host has the session: the local kernel may answer.") \
 	X(passed_syn, PASS, "A SYN of a session that the table does not know: a new one.") \
 	X(passed_known, PASS, "Not in the table, but this kernel knows the session.") \

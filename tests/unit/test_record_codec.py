@@ -373,7 +373,8 @@ def test_apply_agrees_with_the_rules_written_in_python(
         if meaning == OPEN:
             same = owner == sender and position >= said_at
             if owner is None or same or (owner != sender and (clock, sender) > (opened_at, owner)):
-                model[session] = (sender, clock, position, False)
+                newest = max(clock, opened_at) if same else clock
+                model[session] = (sender, newest, position, False)
         elif owner == sender and position >= said_at:
             if meaning == CLOSE:
                 del model[session]
