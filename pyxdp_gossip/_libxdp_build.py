@@ -60,7 +60,7 @@ ffibuilder.cdef(
     void xg_clear_message(void);
 
     /* ---- libxdp ---- */
-    int libxdp_strerror(int err, char *buffer, size_t size);
+    int xg_attached_names(int ifindex, char *names, size_t size);
     """
 )
 
@@ -125,6 +125,33 @@ ffibuilder.set_source(
         *program_id = options.prog_id;
         *mode = options.attach_mode;
         return rc;
+    }
+
+    static int silent(enum libxdp_print_level level, const char *format, va_list arguments)
+    {
+        return 0;
+    }
+
+    /* The XDP programs on an interface, those behind libxdp's dispatcher too, by name. */
+    static int xg_attached_names(int ifindex, char *names, size_t size)
+    {
+        struct xdp_program *program = NULL;
+        struct xdp_multiprog *all;
+        size_t used = 0;
+
+        libxdp_set_print(silent);
+        names[0] = 0;
+        all = xdp_multiprog__get_from_ifindex(ifindex);
+        if (libxdp_get_error(all))
+            return (int)libxdp_get_error(all);
+        if (xdp_multiprog__is_legacy(all))
+            snprintf(names, size, "%s", xdp_program__name(xdp_multiprog__main_prog(all)));
+        else
+            while ((program = xdp_multiprog__next_prog(program, all)) && used < size)
+                used += (size_t)snprintf(names + used, size - used, "%s%s", used ? ", " : "",
+                                         xdp_program__name(program));
+        xdp_multiprog__close(all);
+        return 0;
     }
 
     static int xg_test_run(int program_fd, const void *data_in, uint32_t data_in_len,

@@ -300,11 +300,20 @@ def attach_xdp(pin: Path, program_fd: int, ifindex: int, mode: str) -> tuple[Pin
             what = f"attach XDP ({attempt})"
             link = PinnedLink.create(pin, program_fd, ifindex, lib.BPF_XDP, flags[attempt], what)
         except HostError as error:
+            if OTHER_PROGRAM in str(error):
+                raise HostError(f"{error}; there now: {attached_names(ifindex)}") from None
             if attempt == wanted[-1] or os.strerror(errno.EOPNOTSUPP) not in str(error):
                 raise
         else:
             return link, attempt
     raise AssertionError("the loop returns or raises")
+
+
+def attached_names(ifindex: int) -> str:
+    """The names of the XDP programs on an interface, by libxdp; "unknown" if it cannot tell."""
+    names = ffi.new("char[]", 256)
+    lib.xg_attached_names(ifindex, names, len(names))
+    return ffi.string(names).decode(errors="replace") or "unknown"
 
 
 def attached_mode(ifindex: int) -> str | None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 from pyxdp_gossip._native import LINGER
 from pyxdp_gossip.popbox import Box
+from pyxdp_gossip.popbox.agents import Settings
 from pyxdp_gossip.popbox.changes import ChangeSource
 from pyxdp_gossip.popbox.crowd import Crowd, Tally
 from pyxdp_gossip.popbox.observer import Observed
@@ -20,7 +21,7 @@ NO_AGENT, AGENTS = "no agent", "agents"
 class Pop:
     """A box and its hosts' maps; `mode` is NO_AGENT or AGENTS."""
 
-    def __init__(self, box: Box, mode: str) -> None:
+    def __init__(self, box: Box, mode: str, settings: Settings | None = None) -> None:
         self.box = box
         self.mode = mode
         self._stack = ExitStack()
@@ -29,7 +30,7 @@ class Pop:
             for host in box.host_ids:
                 attach_static_host(box, host)
         else:
-            box.start_agents()
+            box.start_agents(settings=settings)
 
     def close(self) -> None:
         self._stack.close()

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from pyxdp_gossip.popbox import Box, BoxError, agents, leftovers
+from pyxdp_gossip.popbox.agents import Settings
 from pyxdp_gossip.popbox.commands import run
 from pyxdp_gossip.popbox.crowd import Crowd
 from tests.box.host_maps import program_id
@@ -19,6 +20,7 @@ from tests.box.traffic import Connection, session_of, start_storm, wait_for
 MakeBox = Callable[..., Box]
 MakePop = Callable[..., Pop]
 STORM_PACKETS = 150_000
+STORM_BUDGET_PPS = 500
 SHORT_LINGER = """
 import sys
 from dataclasses import replace
@@ -64,8 +66,8 @@ def make_pop(make_box: MakeBox) -> Iterator[MakePop]:
     """Makes a box with an agent on every host."""
     with ExitStack() as stack:
 
-        def make(**arguments: int) -> Pop:
-            pop = Pop(make_box(**arguments), AGENTS)
+        def make(settings: Settings | None = None, **arguments: int) -> Pop:
+            pop = Pop(make_box(**arguments), AGENTS, settings)
             stack.callback(pop.close)
             return pop
 
@@ -110,7 +112,9 @@ def test_killed_and_frozen_agents_cost_no_connection(make_pop: MakePop) -> None:
 
 
 def test_a_storm_of_unknown_acks_starves_no_live_session(make_pop: MakePop) -> None:
-    pop = make_pop(hosts=3, clients=2)
+    # A budget that any machine's storm exceeds: the test is of the budgets, not of speed.
+    small = {"dataplane": {"flood_new_rate_pps": STORM_BUDGET_PPS}}
+    pop = make_pop(settings=small, hosts=3, clients=2)
     box = pop.box
     for host in box.host_ids:
         box.kill_agent(host)

@@ -177,6 +177,7 @@ def test_another_xdp_program_is_left_alone_and_named(
     line = host.refusal()
     assert "another XDP program is attached" in line
     assert "ip link set dev IF xdp off" in line
+    assert "there now: pass_all" in line
     assert before is not None
     assert host.xdp_program() == before
     assert host.attached() == [f"XDP program on {DEVICE}"]
