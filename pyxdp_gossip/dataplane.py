@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, Self
@@ -99,7 +99,6 @@ class _Attached:
     mode: str = ""
     filter: bool = False
     group: bool = False
-    taken_over: bool = field(default=False)
 
 
 class Dataplane:

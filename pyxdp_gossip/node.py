@@ -13,8 +13,7 @@ from typing import Any, Final, Self, TypeVar
 
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.config import Config
-from pyxdp_gossip.errors import GossipError, HostError
-from pyxdp_gossip.gossip.events import MemberChanged, MemberState
+from pyxdp_gossip.gossip.events import MemberState
 from pyxdp_gossip.session import Session
 from pyxdp_gossip.stats import Statistics
 
@@ -225,6 +224,3 @@ class Node:
                 continue
             if self._stopping:
                 return
-
-
-__all__ = ["GossipError", "HostError", "MemberChanged", "MemberState", "Node"]
