@@ -27,7 +27,7 @@ int xg_event_ring_open(int fd, size_t bytes, struct xg_event_ring **out)
 	void *rw, *ro;
 	int rc;
 
-	if (bytes == 0 || (bytes & (bytes - 1)))
+	if (bytes == 0 || bytes > XG_EVENT_RING_BYTES_MAX || (bytes & (bytes - 1)))
 		return -EINVAL;
 	ring = calloc(1, sizeof(*ring));
 	if (!ring)

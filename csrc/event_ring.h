@@ -13,6 +13,8 @@
 
 #include "xg_types.h"
 
+#define XG_EVENT_RING_BYTES_MAX (1u << 31)	/* a map's size is 32 bits, and a power of two */
+
 struct xg_event_ring;
 
 /* Maps the ring of map `fd` with `bytes` of data (a power of two, as the map was made).

@@ -112,6 +112,8 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 	if (index >= forwarder->template_count)
 		return XG_COUNT_miss_no_flood;
 	tmpl = &forwarder->templates[index];
+	if (tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
+		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
 		return XG_COUNT_too_big;
 	if (frame->headroom + packet->l3_offset < tmpl->len)
@@ -147,7 +149,7 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 		return flood(forwarder, frame, packet);
 	if (decision != XG_DECIDE_FORWARD_SYN && decision != XG_DECIDE_STRAY)
 		return (uint32_t)decision;
-	index = forwarder->owners[xg_meta_owner(meta)].template_index;
+	index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
 	if (index != XG_NO_TEMPLATE)
 		return encapsulate(forwarder, frame, packet, index, 0, ending);
 	if (decision == XG_DECIDE_FORWARD_SYN)

@@ -92,7 +92,7 @@ static int close_missing(const struct xg_session_table *table, uint16_t own_host
 	while (xg_session_table_next_of_owner(table, &cursor, UINT64_MAX, own_host, key.words,
 					      &meta, &cold) == 1) {
 		if ((xg_meta_flags(meta) & XG_META_LINGER) ||
-		    bsearch(&key, sorted, count, sizeof(key), compare))
+		    (count && bsearch(&key, sorted, count, sizeof(key), compare)))
 			continue;
 		event_of_key(&key, XG_EVENT_CLOSE, now_ns, &event);
 		if (add(output, &event))
@@ -115,7 +115,8 @@ int64_t xg_reconcile(const struct xg_session_table *table4, const struct xg_sess
 		if (add(&output, &dump[i]))
 			return -ENOSPC;
 	}
-	qsort(scratch, count, sizeof(*scratch), compare);
+	if (count)	/* neither qsort nor bsearch may be given a NULL, not even of no elements */
+		qsort(scratch, count, sizeof(*scratch), compare);
 	if (close_missing(table4, own_host, scratch, count, now_ns, &output) ||
 	    close_missing(table6, own_host, scratch, count, now_ns, &output))
 		return -ENOSPC;

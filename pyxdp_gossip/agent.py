@@ -104,6 +104,8 @@ class Agent:
             )
         if config.metrics_listen:
             self.log.warning("[metrics] has no effect: this version has no listener")
+        if config.peers:
+            self.log.warning("[[peer]] has no effect here: the kernel's routes are followed")
         address = config.host.address or netlink.first_address(config.host.interface)
         if not isinstance(address, IPv4Address):
             raise ConfigError("[host] address: this version needs an IPv4 underlay address")
@@ -113,7 +115,9 @@ class Agent:
         self._open_sockets(address, group)
         self.core = self._make_core(address, now)
         keys = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
-        self.routing = Routing(self.dataplane, config.host.interface, address, keys)
+        self.routing = self._stack.enter_context(
+            contextlib.closing(Routing(self.dataplane, config.host.interface, address, keys))
+        )
         self.routing.refresh()
         if self.routing.mtu < CLIENT_MTU + GUE_OVERHEAD:
             self.log.warning(
@@ -405,7 +409,10 @@ class Agent:
     def _synced(self, event: Synced, now: int) -> None:
         self._attach_packets()
         self.synced = event
-        self.log.info("synced", partial=event.partial)
+        if event.partial:
+            self.log.warning("synced partly: some members' sessions did not come in time")
+        else:
+            self.log.info("synced")
 
     def _ask_kernel(self, event: AskKernel, now: int) -> None:
         views = [self._view(frame) for frame in questions.frames(event.questions, self.services)]

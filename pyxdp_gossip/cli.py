@@ -143,6 +143,8 @@ def write_report(node: Node, ready_file: Path | None, log: Any) -> None:
         write_atomically(path, json.dumps(node.report()))
     except OSError as error:
         log.warning("counters not written", file=str(path), reason=error.strerror or "no answer")
+    except (GossipError, RuntimeError) as error:  # the agent ended this very moment
+        log.warning("counters not written", file=str(path), reason=str(error))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -250,10 +250,18 @@ class Dataplane:
             self._attached.mode = bpf_object.attached_mode(index) or "native"
             return self._attached.mode
         if old:
-            old.remove()
+            self._clear_predecessor(old)
         link, mode = bpf_object.attach_xdp(pin, fd, index, settings.mode)
         self._attached.xdp, self._attached.mode = link, mode
         return mode
+
+    def _clear_predecessor(self, old: PinnedLink) -> None:
+        """Takes an earlier agent's program, group and filter off another interface."""
+        index = old.ifindex
+        old.remove()
+        if index not in (0, self._link.index):
+            netlink.detach_ingress_filter(index, FILTER_NAME)
+            netlink.leave_group_address(index, self.settings.flood_group)
 
     def adopt_predecessor(self) -> None:
         """Makes a crashed agent's program, if it is at work still, this process's to detach."""
@@ -342,8 +350,8 @@ class Dataplane:
     def drop_peer(self, host: int) -> None:
         """Refuses tunnel packets of a host from now on."""
         address = self._peer_addresses.pop(host, None)
-        if address is not None:
-            self._maps["peers"].delete(packed16(address))
+        if address is not None and address not in self._peer_addresses.values():
+            self._maps["peers"].delete(packed16(address))  # else another id has it by now
 
     # ---- questions ----
 

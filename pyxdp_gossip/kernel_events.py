@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -36,6 +37,7 @@ class KernelEvents:
     ) -> None:
         self._dataplane = dataplane
         self._services = services
+        self._slots = frozenset(services.values())
         self._host = host
         self._destroyed = netlink.DestroyListener(services)
         # Sockets that were there before the sockops program: only their end is not told by it.
@@ -113,8 +115,10 @@ class KernelEvents:
         self._resync_at = now + max(RESYNC_EVERY_NS, RESYNC_SHARE * taken)
 
     def _compare(self, records: bytes, now: int) -> SocketEvents:
-        plane = self._dataplane
-        return SocketEvents(reconcile(plane.table4, plane.table6, self._host, records, now))
+        plane, slots = self._dataplane, self._slots
+        missed = reconcile(plane.table4, plane.table6, self._host, records, now)
+        # A claim of the application's (UDP) has no socket that a dump of TCP could show.
+        return SocketEvents(b"".join(one for one in _each(missed) if _slot(one) in slots))
 
     def _missed(self) -> tuple[int, int, int]:
         """Whatever grows when something was not told."""
@@ -125,6 +129,10 @@ class KernelEvents:
 
 def _each(records: bytes) -> Iterator[bytes]:
     return (records[start : start + RECORD] for start in range(0, len(records), RECORD))
+
+
+def _slot(record: bytes) -> int:
+    return int.from_bytes(record[2:4], sys.byteorder)
 
 
 def _identity(record: bytes) -> bytes:

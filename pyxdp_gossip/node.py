@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeVar
 
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.config import Config
+from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.events import MemberState
 from pyxdp_gossip.session import Session
 from pyxdp_gossip.stats import Statistics
@@ -43,9 +44,10 @@ class Node:
         self._agent = Agent(config, log=log)
         self._calls: SimpleQueue[tuple[Callable[[Agent], Any], Future[Any]]] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._turning = False  # the agent can be woken
         self._stopping = False
         self._stay_attached = False
-        self._gate = threading.Lock()  # over _stopping and _calls
+        self._gate = threading.Lock()  # over _turning, _stopping and _calls
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._failure: Exception | None = None
@@ -81,9 +83,18 @@ class Node:
             if self._thread and not self._stopping:
                 self._stay_attached = stay_attached
                 self._stopping = True
-                self._agent.wake()
+                self._wake()
         if self._thread:
             self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                raise HostError(
+                    f"the agent did not stop in {STOP_TIMEOUT_S:.0f} s; end the process, "
+                    "its programs stay attached for the next start"
+                )
+
+    def _wake(self) -> None:
+        if self._turning:  # else the loop begins by looking
+            self._agent.wake()
 
     def _check(self) -> None:
         if os.getpid() != self._process:
@@ -108,6 +119,8 @@ class Node:
                 self._changed.notify_all()
 
     def _turn(self, agent: Agent) -> None:
+        with self._gate:
+            self._turning = True
         try:
             while not self._stopping:
                 agent.run_once()
@@ -139,7 +152,7 @@ class Node:
             if self._thread is None or self._stopping:
                 raise self._failure or RuntimeError("the node is not running")
             self._calls.put((function, future))
-            self._agent.wake()
+            self._wake()
         return future.result(CALL_TIMEOUT_S)
 
     # ---- the public face ----
@@ -158,16 +171,21 @@ class Node:
         Raises:
             TimeoutError: not in `timeout_s` seconds.
             GossipError: the node stopped by itself.
+            RuntimeError: it was not started, or was stopped meanwhile.
         """
         self._check()
+        if self._thread is None:
+            raise RuntimeError("the node is not running")
         with self._changed:
             done = self._changed.wait_for(
                 lambda: self._agent.synced is not None or self._stopping, timeout_s
             )
         if self._failure:
             raise self._failure
-        if not done or self._agent.synced is None:
+        if not done:
             raise TimeoutError(f"not synced within {timeout_s} s")
+        if self._agent.synced is None:
+            raise RuntimeError("the node has stopped")
         return not self._agent.synced.partial
 
     @property
@@ -177,6 +195,7 @@ class Node:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until the node stops by itself; False if it still runs after `timeout_s`."""
+        self._check()
         if self._thread:
             self._thread.join(timeout_s)
         return self._stopping
@@ -216,6 +235,7 @@ class Node:
 
         Waits for the next one; ends when the node stops.
         """
+        self._check()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._agent.events or self._stopping)

@@ -23,11 +23,12 @@ def frames(events: bytes, services: Mapping[int, Service]) -> Iterator[bytes | N
         services: this host's slots.
 
     Yields:
-        A frame from Ethernet to TCP, no payload, checksums zero; None for an unknown slot.
+        A frame from Ethernet to TCP, no payload, checksums zero; None for an unknown slot and for
+        UDP, whose unconnected sockets could not confirm a session.
     """
     for _, family, slot, port, _, seq, ack, address, _ in EVENT.iter_unpack(events):
         service = services.get(slot)
-        if service is None or service.vip.version != family:
+        if service is None or service.protocol != "tcp" or service.vip.version != family:
             yield None
             continue
         tcp = struct.pack("!2sHIIBBHHH", port, service.port, seq, ack, 0x50, TCP_ACK, 0xFFFF, 0, 0)

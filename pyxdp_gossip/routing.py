@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 from pyxdp_gossip import netlink
 from pyxdp_gossip.dataplane import Dataplane, PeerCookies
+from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
 from pyxdp_gossip.session import packed16
 from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate, multicast_mac
@@ -73,7 +74,7 @@ class Routing:
         )
         self._dataplane.set_peer(host, address, cookies)
         self._peers[host] = _Peer(address, tunnel_port)
-        self._refresh_peer(host)
+        self._find_way(host)
 
     def remove(self, host: int) -> None:
         """Refuses a host's tunnel packets and forgets the way to it."""
@@ -82,16 +83,27 @@ class Routing:
             return
         self._dataplane.drop_peer(host)
         self._dataplane.set_template(host, None)
-        others = {other.neighbour for other in self._peers.values()}
-        if peer.neighbour and peer.neighbour not in others:
-            netlink.release_neighbour(peer.neighbour)
+        self._release(peer.neighbour)
+
+    def close(self) -> None:
+        """Leaves the neighbours to age as any others; headers and peers stay as they are."""
+        for peer in self._peers.values():
+            before, peer.neighbour = peer.neighbour, None
+            self._release(before)
+
+    def _release(self, neighbour: netlink.Neighbour | None) -> None:
+        """Ends the care for a next hop, unless it is one of another host's."""
+        kept = [peer.neighbour for peer in self._peers.values() if peer.neighbour]
+        ends = {(other.interface_index, other.address) for other in kept}
+        if neighbour and (neighbour.interface_index, neighbour.address) not in ends:
+            netlink.release_neighbour(neighbour)
 
     def refresh(self) -> None:
         """Asks the kernel again for every way: after a change, and while one is missing."""
         self.complaint = None
         self._refresh_flood()
         for host in self._peers:
-            self._refresh_peer(host)
+            self._find_way(host)
 
     @property
     def complete(self) -> bool:
@@ -116,9 +128,16 @@ class Routing:
             self._dataplane.set_flood_template(template)
             self._flood = template
 
+    def _find_way(self, host: int) -> None:
+        """One host's refusal is no reason to forget the others: it is looked for again."""
+        try:
+            self._refresh_peer(host)
+        except HostError as error:
+            self.complaint = str(error)
+
     def _refresh_peer(self, host: int) -> None:
         peer = self._peers[host]
-        peer.neighbour = netlink.keep_neighbour(peer.address)
+        before, peer.neighbour = peer.neighbour, netlink.keep_neighbour(peer.address)
         hop = netlink.resolve(peer.address)
         template = None
         if hop is not None and hop.interface_index != self._dataplane.interface_index:
@@ -139,3 +158,4 @@ class Routing:
         if template != peer.template:
             self._dataplane.set_template(host, template)
             peer.template = template
+        self._release(before)

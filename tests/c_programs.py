@@ -20,11 +20,11 @@ _FOLDER = TemporaryDirectory(prefix="xg-c-")
 
 
 @cache
-def build(name: str, compiler: str = "gcc") -> Path:
-    """Compiles tests/c/NAME.c, once a test run; the path of the program."""
+def build(name: str, compiler: str = "gcc", sources: tuple[str, ...] = ()) -> Path:
+    """Compiles tests/c/NAME.c with `sources` of csrc, once a test run; the program's path."""
     target = Path(_FOLDER.name) / f"{name}-{compiler}"
-    source = ROOT / "tests" / "c" / f"{name}.c"
-    words = [compiler, *FLAGS, f"-I{ROOT / 'csrc'}", str(source), "-o", str(target)]
+    files = [ROOT / "tests" / "c" / f"{name}.c", *(ROOT / "csrc" / source for source in sources)]
+    words = [compiler, *FLAGS, f"-I{ROOT / 'csrc'}", *map(str, files), "-o", str(target)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target

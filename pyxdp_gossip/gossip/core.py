@@ -282,8 +282,9 @@ class GossipCore:
             known = self._asker.kernel_said(event.number, event.views)
             self._asker.conclude(event.number, self._roster, self._join.synced, now)
         else:
-            view = self._roster.view()
-            known = self._answerer.kernel_said(event.asker, event.number, event.views, view)
+            known = self._answerer.kernel_said(
+                event.asker, event.number, event.views, self._roster, now
+            )
         self._claim(known, now)
 
     def _claim(self, known: list[EventRecord], now: int) -> None:

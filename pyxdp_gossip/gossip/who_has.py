@@ -222,18 +222,21 @@ class Answerer:
             self._emit(AskKernel(*name, b"".join(record.pack() for record in records)))
 
     def kernel_said(
-        self, asker: int, number: int, views: Sequence[KernelView], view: int
+        self, asker: int, number: int, views: Sequence[KernelView], roster: Roster, now: int
     ) -> list[EventRecord]:
         """Tell the peer what this kernel does not know; the records that a full socket holds.
 
-        Args:
-            view: of this host's roster.
+        A host that could not mark a session itself denies none: the asker may have been started
+        a moment ago, and not know who died or left.
         """
         waiting = self._waiting.pop((asker, number), None)
         if waiting is None or len(views) != len(waiting.records):
             return []
-        not_mine = _not_mine(zip(waiting.places, views, strict=True))
-        self._outbox.put(waiting.reach, DatagramType.QUESTION, Answer(number, not_mine, view))
+        denied = _not_mine(zip(waiting.places, views, strict=True))
+        not_mine = denied if roster.has_quorum(now) else 0
+        self._outbox.put(
+            waiting.reach, DatagramType.QUESTION, Answer(number, not_mine, roster.view())
+        )
         return _held(waiting.records, views)
 
 

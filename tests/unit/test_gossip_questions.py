@@ -231,6 +231,31 @@ def test_hosts_that_see_other_members_do_not_speak_for_the_pop() -> None:
     assert first.owner(5) != UNOWNED
 
 
+def test_a_restarted_agent_does_not_forget_that_its_part_is_the_smaller_one() -> None:
+    pop = Pop()
+    first, second, third, fourth = pop.start_all(1, 2, 3, 4)
+    for host in (third, fourth):
+        host.running = host.up = False
+    pop.run(2000)
+    first = pop.start(1)
+    pop.run(2000)
+    assert first.active() == {1, 2}
+    deny_all(pop, first, second)
+    assert first.owner(5) != UNOWNED
+
+
+def test_a_host_that_starts_after_another_left_marks_nothing_for_a_while() -> None:
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    third.core.handle_event(Leave(), pop.now)
+    pop.run(100)
+    third.running = third.up = False
+    first = pop.start(1)
+    pop.run(2000)
+    deny_all(pop, first, second)
+    assert first.owner(5) != UNOWNED
+
+
 def test_nothing_is_marked_for_a_while_after_a_host_left() -> None:
     pop = Pop()
     first, second, third = pop.start_all(1, 2, 3)

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * The burst forwarder over frames changed and cut at random: it reads and writes within them.
+ */
+#include "forward_world.h"
+
+#include <stdio.h>
+
+#define MUTATED_FRAMES 200000u
+
+static uint64_t random_state = 0x9e3779b97f4a7c15ull;
+
+/* xorshift64*: the same frames on each machine. */
+static uint32_t below(uint32_t limit)
+{
+	random_state ^= random_state >> 12;
+	random_state ^= random_state << 25;
+	random_state ^= random_state >> 27;
+	return (uint32_t)((random_state * 0x2545f4914f6cdd1dull) >> 33) % limit;
+}
+
+static uint32_t build_mutated(uint8_t *bytes)
+{
+	static const uint8_t telling[] = { 0, 1, 4, 5, 6, 8, 17, 43, 44, 45, 60, 0x45, 0x46,
+					   0x4f, 0x60, 0x81, 0x86, 0x88, 0xa8, 0xdd, 0xff };
+	static const uint8_t all_flags[] = { ACK, SYN, XG_TCP_RST, 0 };
+	uint16_t client = below(16) ? (uint16_t)(1 + below(OWNERS_END)) : XG_HOST_UNOWNED;
+	struct shape s = tcp(below(2) ? 4 : 6, client, 0);
+	uint32_t len;
+
+	s.flags = all_flags[below(4)];
+	s.protocol = below(4) ? XG_PROTO_TCP : XG_PROTO_UDP;
+	s.tags = (uint8_t)below(4);
+	s.payload = (uint16_t)(below(8) ? below(200) : 1450 + below(100));
+	s.padding = (uint8_t)(below(4) ? 0 : below(20));
+	len = build(&s, bytes);
+	for (uint32_t changes = below(5); changes > 0; changes--)
+		bytes[12 + below(70) % (len - 12)] =
+			below(2) ? telling[below(sizeof(telling))] : (uint8_t)below(256);
+	return below(3) ? len : below(len + 1);
+}
+
+static int is_sent(uint32_t ending)
+{
+	return ending == XG_COUNT_stray_forwarded || ending == XG_COUNT_syn_forwarded ||
+	       ending == XG_COUNT_miss_flooded;
+}
+
+/* Whatever the frame was: it passes as it came, or its IP packet goes behind outer headers. */
+static void assert_kept(const struct xg_frame *frame, const uint8_t *block, const uint8_t *bytes,
+			uint32_t len)
+{
+	uint32_t outer, kept;
+
+	if (!is_sent(frame->ending)) {
+		assert_untouched(frame, block, bytes, len);
+		return;
+	}
+	outer = frame->data[12] == 0x81 ? XG_GUE_IPV4_VLAN_LEN : XG_GUE_IPV4_LEN;
+	kept = frame->len - outer;
+	assert(frame->data >= block && frame->data + frame->len == block + frame->headroom + len);
+	assert(len - kept == 14 || len - kept == 18 || len - kept == 22);
+	assert(memcmp(frame->data + outer, bytes + len - kept, kept) == 0);
+	assert(ipv4_sum(frame->data + outer - 44) == 0xffff);
+	for (const uint8_t *at = block; at < frame->data && at < block + frame->headroom; at++)
+		assert(*at == UNTOUCHED);
+}
+
+static void test_frames_changed_at_random_are_read_within_their_bounds(void)
+{
+	static uint8_t bytes[XG_BURST][FRAME_MAX];
+	struct xg_forwarder f = make();
+	uint32_t done = 0;
+
+	while (done < MUTATED_FRAMES) {
+		uint32_t count = 1 + below(XG_BURST), lens[XG_BURST];
+		struct xg_frame burst[XG_BURST];
+		uint8_t *blocks[XG_BURST];
+
+		for (uint32_t i = 0; i < count; i++) {
+			lens[i] = build_mutated(bytes[i]);
+			burst[i] = place(bytes[i], lens[i], below(100), &blocks[i]);
+		}
+		assert(xg_forward_burst(&f, burst, count) == 0);
+		for (uint32_t i = 0; i < count; i++) {
+			assert_kept(&burst[i], blocks[i], bytes[i], lens[i]);
+			free(blocks[i]);
+		}
+		done += count;
+		assert(counted(&f) == done);
+	}
+	/* The changes are small enough that every kind of ending comes up. */
+	for (uint32_t i = XG_COUNT_passed_not_ip; i <= XG_COUNT_no_headroom; i++)
+		assert(f.counters[i] > 0 || i == XG_COUNT_passed_known ||
+		       i == XG_COUNT_passed_stale_entry || i == XG_COUNT_miss_over_budget_new ||
+		       i == XG_COUNT_miss_over_budget_seen);
+	destroy(&f);
+}
+
+int main(void)
+{
+	test_frames_changed_at_random_are_read_within_their_bounds();
+	puts("ok");
+	return 0;
+}

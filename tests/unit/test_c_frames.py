@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Runs the C tests of forwarder, template, reconcile and event ring, by both compilers."""
+
+import pytest
+
+from tests import c_programs
+
+TABLE = ("session_table.c", "session_room.c")
+PROGRAMS = {
+    "test_template": (),
+    "test_forward": (*TABLE, "forward.c"),
+    "test_forward_mutated": (*TABLE, "forward.c"),
+    "test_reconcile": (*TABLE, "reconcile.c"),
+    "test_event_ring": ("event_ring.c",),
+}
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_is_right_and_clean_under_address_and_undefined_sanitizers(
+    name: str, compiler: str
+) -> None:
+    program = c_programs.build(name, compiler, PROGRAMS[name])
+    assert c_programs.run(program) == "ok\n"
