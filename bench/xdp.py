@@ -8,8 +8,11 @@ between repeats. What bounds the number: instructions, and cache misses of one h
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,13 @@ from pyxdp_gossip.session import Service
 REPEATS = 7
 RUNS = 1_000_000
 VIP, CLIENT = IPv4Address("198.51.100.1"), IPv4Address("203.0.113.9")
-ACK, SYN = 0x10, 0x02
+PORT, CLIENT_PORT = 443, 51000
+ACK, RST, SYN = 0x10, 0x04, 0x02
 
 
 def frame(port: int, flags: int) -> bytes:
     """60 bytes: Ethernet, IPv4, TCP to the VIP."""
-    tcp = struct.pack("!HHIIBBHHH", 51000, port, 1, 1, 0x50, flags, 0xFFFF, 0, 0)
+    tcp = struct.pack("!HHIIBBHHH", CLIENT_PORT, port, 1, 1, 0x50, flags, 0xFFFF, 0, 0)
     ip = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 40, 0, 0, 64, 6, 0, CLIENT.packed, VIP.packed
     )  # fmt: skip
@@ -43,7 +47,7 @@ def settings() -> DataplaneSettings:
         address=IPv4Address("127.0.0.1"),
         flood_group=IPv4Address("239.192.7.2"),
         tunnel_port=6080,
-        services={Service(VIP, 443, "tcp"): 0},
+        services={Service(VIP, PORT, "tcp"): 0},
         sessions_v4=1_000_000,
         sessions_v6=1_000,
         mode="skb",
@@ -63,25 +67,37 @@ def run(seed: int) -> list[dict[str, Any]]:
     try:
         netns.setns(name)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-        plane = Dataplane(settings())
-        with plane:
+        for address in (VIP, CLIENT):
+            subprocess.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"], check=True)
+        with Dataplane(settings()) as plane, connection():
             plane.owners.activate(1)
-            plane.table4.put(pack_key4(CLIENT.packed, 51000, 0), 1)
+            plane.table4.put(pack_key4(CLIENT.packed, CLIENT_PORT, 0), 1)
             plane.heartbeat(1 << 62)
             return measure(plane)
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
-        settings_pins = settings().pins
-        if settings_pins.exists():
-            settings_pins.rmdir()
+        pins = settings().pins
+        if pins.exists():
+            pins.rmdir()
+
+
+@contextmanager
+def connection() -> Iterator[None]:
+    """A live connection of the client to the service."""
+    with socket.create_server((str(VIP), PORT)) as listener:
+        source = (str(CLIENT), CLIENT_PORT)
+        with socket.create_connection((str(VIP), PORT), source_address=source):
+            accepted, _ = listener.accept()
+            with accepted:
+                yield
 
 
 def measure(plane: Dataplane) -> list[dict[str, Any]]:
     fd = plane.program_fd("xg_redirect")
     kinds = {
         "no service": frame(80, ACK),
-        "own session": frame(443, ACK),
-        "SYN of an own session": frame(443, SYN),
+        "own session": frame(PORT, RST),  # known by its addresses and ports alone
+        "SYN of an own session": frame(PORT, SYN),
     }
     rows = []
     for what, packet in kinds.items():
