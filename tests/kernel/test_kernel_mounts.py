@@ -74,7 +74,7 @@ def test_a_folder_elsewhere_is_refused_with_advice(tmp_path: Path) -> None:
 def test_without_privilege_the_capability_is_named() -> None:
     output = in_mount_namespace("""
         while umount /sys/fs/bpf 2>/dev/null; do :; done
-        setpriv --reuid=65534 --regid=65534 --clear-groups "$PYTHON" -c "$ENSURE" /sys/fs/bpf/xg
+        setpriv --bounding-set=-all --inh-caps=-all "$PYTHON" -c "$ENSURE" /sys/fs/bpf/xg
     """)
     assert output.startswith("HostError: cannot use /sys/fs/bpf/xg for BPF pins")
     assert output.rstrip().endswith("run as root")
