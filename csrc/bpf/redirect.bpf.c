@@ -72,14 +72,16 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 {
 	struct xg_service *service = find_service(packet);
 	struct found found = {};
-	int decision, known;
+	int decision, known, alive;
 	__u16 slot;
 
 	if (!service)
 		return XG_COUNT_passed_no_service;
 	slot = service->slot;
 	find_session(packet, slot, &found);
-	decision = xg_decide(packet, found.meta, cfg->host, agent_alive(cfg));
+	/* only the mark depends on the agent: no other packet pays for the clock */
+	alive = xg_meta_owner(found.meta) == XG_HOST_UNOWNED && agent_alive(cfg);
+	decision = xg_decide(packet, found.meta, cfg->host, alive);
 	if (decision == XG_DECIDE_FORWARD_SYN)
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
 	if (decision < XG_COUNTERS)
