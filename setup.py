@@ -92,9 +92,10 @@ NATIVE = Extension(
         *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.c")),
     ],
     depends=[
-        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.h")),
+        *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h")),
         "pyxdp_gossip/_native.pxd",
         "pyxdp_gossip/_native_packets.pxi",
+        "pyxdp_gossip/_native_loop.pxi",
     ],
     include_dirs=["csrc"],
     extra_compile_args=[

@@ -21,10 +21,12 @@ struct lookup {
 	uint32_t count;
 };
 
+enum kind { ENDED, OF_SERVICE, OF_TUNNEL };
+
 struct burst {
 	struct xg_packet packets[XG_BURST];
 	__u64 metas[XG_BURST];
-	uint8_t of_service[XG_BURST];
+	uint8_t kind[XG_BURST];
 	struct lookup v4;
 	struct lookup v6;
 };
@@ -70,25 +72,36 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 	}
 }
 
-static void parse_all(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count,
+static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
+{
+	return forwarder->tunnel_port_be != 0 && packet->family == 4 &&
+	       packet->protocol == XG_PROTO_UDP &&
+	       packet->destination_port_be == forwarder->tunnel_port_be &&
+	       packet->destination_be[3] == forwarder->address_be;
+}
+
+static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
 		      struct burst *burst)
 {
-	for (uint32_t i = 0; i < count; i++) {
-		const struct xg_forward_service *service;
-		int reason = xg_parse_frame(frames[i].data, frames[i].data + frames[i].len,
-					    &burst->packets[i]);
+	struct xg_packet *packet = &burst->packets[i];
+	int reason = xg_parse_frame(frame->data, frame->data + frame->len, packet);
+	const struct xg_forward_service *service;
 
-		burst->of_service[i] = 0;
-		if (reason != XG_PARSE_OK) {
-			frames[i].ending = ending_of_reason(reason);
-			continue;
-		}
-		service = find_service(forwarder, &burst->packets[i]);
-		frames[i].ending = XG_COUNT_passed_no_service;
-		if (service) {
-			burst->of_service[i] = 1;
-			add_key(burst, i, service->slot);
-		}
+	burst->kind[i] = ENDED;
+	frame->outer_len = frame->copy_from = frame->copy_to = 0;
+	if (reason != XG_PARSE_OK) {
+		frame->ending = ending_of_reason(reason);
+		return;
+	}
+	if (is_tunnel(forwarder, packet)) {
+		burst->kind[i] = OF_TUNNEL;
+		return;
+	}
+	service = find_service(forwarder, packet);
+	frame->ending = XG_COUNT_passed_no_service;
+	if (service) {
+		burst->kind[i] = OF_SERVICE;
+		add_key(burst, i, service->slot);
 	}
 }
 
@@ -102,17 +115,23 @@ static void look_up(const struct xg_session_table *table, struct lookup *lookup,
 		metas[lookup->frame_of[i]] = lookup->metas[i];
 }
 
+static const struct xg_template *template_at(const struct xg_forwarder *forwarder, uint32_t index)
+{
+	const struct xg_template *tmpl = &forwarder->templates[index];
+
+	if (index >= forwarder->template_count || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
+		return NULL;
+	return tmpl;
+}
+
 static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
 			    uint32_t ending)
 {
-	const struct xg_template *tmpl;
+	const struct xg_template *tmpl = template_at(forwarder, index);
 	uint32_t written;
 
-	if (index >= forwarder->template_count)
-		return XG_COUNT_miss_no_flood;
-	tmpl = &forwarder->templates[index];
-	if (tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
+	if (!tmpl)
 		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
 		return XG_COUNT_too_big;
@@ -124,16 +143,69 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 		return XG_COUNT_no_headroom;
 	frame->data = frame->data + packet->l3_offset - written;
 	frame->len = frame->len - packet->l3_offset + written;
+	frame->outer_len = (uint16_t)written;
+	frame->family = packet->family;
+	frame->mark = mark;
 	return ending;
 }
 
+/* To the group, and by copies to the hosts beyond it; without a group the first of them gets the
+ * frame itself. */
 static uint32_t flood(const struct xg_forwarder *forwarder, struct xg_frame *frame,
-		      const struct xg_packet *packet)
+		      const struct xg_packet *packet, uint8_t mark, uint32_t ending)
 {
-	if (forwarder->flood_template == XG_NO_TEMPLATE)
+	const struct xg_flood *list = forwarder->flood;
+	uint16_t group, copies, first = 0;
+	uint32_t result = XG_COUNT_miss_no_flood;
+
+	if (!list)
 		return XG_COUNT_miss_no_flood;
-	return encapsulate(forwarder, frame, packet, forwarder->flood_template, XG_MARK_FLOOD,
-			   XG_COUNT_miss_flooded);
+	group = __atomic_load_n(&list->group, __ATOMIC_ACQUIRE);
+	copies = __atomic_load_n(&list->copies, __ATOMIC_ACQUIRE);
+	if (copies > XG_FLOOD_COPIES)
+		copies = XG_FLOOD_COPIES;
+	if (group != XG_NO_TEMPLATE)
+		result = encapsulate(forwarder, frame, packet, group, mark, ending);
+	else
+		while (result != ending && first < copies)
+			result = encapsulate(forwarder, frame, packet, list->to[first++], mark,
+					     ending);
+	if (result == ending) {
+		frame->copy_from = first;
+		frame->copy_to = copies;
+	}
+	return result;
+}
+
+/* A tunnel packet that the XDP program found misdirected: its inner packet is flooded, once. */
+static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+				  const struct xg_packet *outer)
+{
+	uint32_t offset = outer->l4_offset + XG_UDP_LEN;
+	const uint8_t *end = frame->data + frame->len;
+	struct xg_packet inner = { .l3_offset = (uint16_t)(offset + XG_GUE_LEN) };
+	struct xg_gue gue;
+	int reason;
+
+	if (offset + XG_GUE_LEN > frame->len)
+		return XG_COUNT_tunnel_malformed;
+	memcpy(&gue, frame->data + offset, sizeof(gue));
+	if (gue.proto_ctype == XG_PROTO_IPIP)
+		reason = xg_parse_ipv4(frame->data + inner.l3_offset, end, &inner);
+	else
+		reason = xg_parse_ipv6(frame->data + inner.l3_offset, end, &inner);
+	if (reason != XG_PARSE_OK)
+		return XG_COUNT_tunnel_malformed;
+	if (gue.mark & XG_MARK_HOP)
+		return XG_COUNT_misdirected_dropped;
+	return flood(forwarder, frame, &inner, XG_MARK_FLOOD | XG_MARK_HOP,
+		     XG_COUNT_misdirected_flooded);
+}
+
+static uint32_t flood_miss(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			   const struct xg_packet *packet)
+{
+	return flood(forwarder, frame, packet, XG_MARK_FLOOD, XG_COUNT_miss_flooded);
 }
 
 static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame,
@@ -146,7 +218,7 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 
 	/* what comes here was asked for already: our own entry for it is one that lags behind */
 	if (decision == XG_DECIDE_MISS || decision == XG_DECIDE_OWN)
-		return flood(forwarder, frame, packet);
+		return flood_miss(forwarder, frame, packet);
 	if (decision != XG_DECIDE_FORWARD_SYN && decision != XG_DECIDE_STRAY)
 		return (uint32_t)decision;
 	index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
@@ -154,7 +226,22 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 		return encapsulate(forwarder, frame, packet, index, 0, ending);
 	if (decision == XG_DECIDE_FORWARD_SYN)
 		return XG_COUNT_passed_syn;
-	return flood(forwarder, frame, packet);
+	return flood_miss(forwarder, frame, packet);
+}
+
+#define PASSES(name, action, sentence) PASSES_##action(name)
+#define PASSES_PASS(name) case XG_COUNT_##name:
+#define PASSES_DROP(name)
+#define PASSES_TX(name)
+
+static uint32_t without_stack(uint32_t ending)
+{
+	switch (ending) {
+		XG_ENDINGS(PASSES)
+		return XG_COUNT_overtaken;
+	default:
+		return ending;
+	}
 }
 
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count)
@@ -165,15 +252,59 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		return -E2BIG;
 	burst.v4.count = 0;
 	burst.v6.count = 0;
-	memset(burst.metas, 0, sizeof(burst.metas));
-	parse_all(forwarder, frames, count, &burst);
+	for (uint32_t i = 0; i < count; i++) {
+		burst.metas[i] = 0;
+		parse_one(forwarder, &frames[i], i, &burst);
+	}
 	look_up(forwarder->table4, &burst.v4, burst.metas);
 	look_up(forwarder->table6, &burst.v6, burst.metas);
 	for (uint32_t i = 0; i < count; i++) {
-		if (burst.of_service[i])
+		if (burst.kind[i] == OF_SERVICE)
 			frames[i].ending = act(forwarder, &frames[i], &burst.packets[i],
 					       burst.metas[i]);
+		else if (burst.kind[i] == OF_TUNNEL)
+			frames[i].ending = flood_misdirected(forwarder, &frames[i],
+							     &burst.packets[i]);
+		if (forwarder->cannot_pass)
+			frames[i].ending = without_stack(frames[i].ending);
 		forwarder->counters[frames[i].ending]++;
 	}
 	return 0;
+}
+
+static int write_copy(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+		      uint32_t index, struct xg_frame *copy)
+{
+	const struct xg_template *tmpl = template_at(forwarder, index);
+	uint32_t inner_len = frame->len - frame->outer_len;
+	struct xg_packet packet = { .l3_offset = 0 };
+	int reason;
+
+	if (!tmpl)
+		return -ENOENT;
+	if (inner_len > copy->len || copy->headroom < tmpl->len)
+		return -ENOSPC;
+	memcpy(copy->data, frame->data + frame->outer_len, inner_len);
+	if (frame->family == 4)
+		reason = xg_parse_ipv4(copy->data, copy->data + inner_len, &packet);
+	else
+		reason = xg_parse_ipv6(copy->data, copy->data + inner_len, &packet);
+	if (reason != XG_PARSE_OK || xg_outer_ip_len(tmpl, &packet) > tmpl->mtu)
+		return -EMSGSIZE;
+	copy->len = inner_len;
+	if (encapsulate(forwarder, copy, &packet, index, frame->mark, XG_COUNT_flood_copies) !=
+	    XG_COUNT_flood_copies)
+		return -ENOENT;
+	return 0;
+}
+
+int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame, struct xg_frame *copy)
+{
+	uint16_t place = frame->copy_from++;
+	int rc = -ENOENT;
+
+	if (place < XG_FLOOD_COPIES)
+		rc = write_copy(forwarder, frame, forwarder->flood->to[place], copy);
+	forwarder->counters[rc ? XG_COUNT_flood_copies_lost : XG_COUNT_flood_copies]++;
+	return rc;
 }

@@ -3,8 +3,9 @@
  * The burst: parse, look up, encapsulate, on plain buffers; knows no ring and no kernel.
  *
  * Takes the decisions of decide.h for packets of which the kernel knows nothing: that is what
- * the XDP program hands on. One forwarder a thread; tables, owners and templates may be
- * written by another thread meanwhile.
+ * the XDP program hands on. It also floods a tunnel packet that came to the wrong host, which
+ * the XDP program has checked. One forwarder a thread; tables, owners, templates and flood list
+ * may be written by another thread meanwhile.
  */
 #ifndef XG_FORWARD_H
 #define XG_FORWARD_H
@@ -16,6 +17,7 @@
 #include "stats.h"
 
 #define XG_BURST 64		/* frames a call; the look-up's limit as well */
+#define XG_FLOOD_COPIES 1022	/* hosts that floods may be copied to: all of a POP but this one */
 
 struct xg_forward_service {
 	uint32_t vip_be[4];	/* IPv6, or v4-mapped */
@@ -27,12 +29,25 @@ struct xg_forward_service {
 };
 
 /* One frame: `headroom` bytes may be written in front of `data`. Out: `data` and `len` of what
- * is to be sent or passed, and its ending. */
+ * is to be sent or passed, its ending, and what a flood still needs. */
 struct xg_frame {
 	uint8_t *data;
 	uint32_t len;
 	uint32_t headroom;
 	uint32_t ending;	/* enum xg_counter; its action is in stats.h */
+	uint16_t outer_len;	/* bytes of outer headers that were written; 0: none */
+	uint16_t copy_from;	/* first place in the flood list that still has to get a copy */
+	uint16_t copy_to;	/* the place after the last one */
+	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
+	uint8_t mark;		/* XG_MARK_* that were set */
+};
+
+/* How misses reach all hosts: one packet to the group, and one to each host beyond it. Written
+ * in place while it is read: a host that comes or goes may miss one copy, or get one twice. */
+struct xg_flood {
+	uint16_t group;		/* template index, or XG_NO_TEMPLATE: there is no group */
+	uint16_t copies;
+	uint16_t to[XG_FLOOD_COPIES];	/* template indices */
 };
 
 struct xg_forwarder {
@@ -42,14 +57,23 @@ struct xg_forwarder {
 	const struct xg_template *templates;
 	uint32_t template_count;
 	uint16_t host;
-	uint16_t flood_template;		/* index, or XG_NO_TEMPLATE */
+	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
+	uint32_t address_be;			/* of this host in the underlay */
+	const struct xg_flood *flood;
 	const struct xg_forward_service *services;
 	uint32_t service_count;
-	uint64_t counters[XG_COUNTERS];
+	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
+	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 };
 
 /* Decides and, where it must be sent, encapsulates each of `count` frames (at most XG_BURST).
  * 0, or -E2BIG. */
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count);
+
+/* Writes the next copy of a flooded frame to `copy`, whose `data` has `len` bytes of room behind
+ * it and `headroom` in front, and counts it. `frame->copy_from` grows by one in any case.
+ * 0; -ENOSPC: no room; -EMSGSIZE: too big for that path; -ENOENT: no way to that host. */
+int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
+		    struct xg_frame *copy);
 
 #endif

@@ -2,8 +2,10 @@
 /*
  * The one list of data-path counters, a sentence each.
  *
- * Every frame that the XDP program sees ends in exactly one of XG_ENDINGS; the sum of these
- * counters is the number of frames. XG_SIDE_COUNTERS count things that happen beside that.
+ * Every frame that the XDP program sees ends in exactly one of XG_ENDINGS: in the program, or, if
+ * it was handed over, in the AF_XDP loop. So the sum of these counters is the number of frames,
+ * those that are on their way from one to the other apart. XG_SIDE_COUNTERS count things that
+ * happen beside that.
  * An ending is also the verdict: the middle column is the only place that says what becomes
  * of the frame. Python reads this file to name the counters; keep one entry a line.
  */
@@ -31,6 +33,9 @@
 	X(miss_no_flood, DROP, "A miss, and no flood template is set.") \
 	X(too_big, DROP, "With the outer headers the packet exceeds the MTU of the path.") \
 	X(no_headroom, DROP, "The driver left no room for the outer headers.") \
+	X(overtaken, DROP, "Handed to the loop, but the table changed: the sender repeats it.") \
+	X(loop_stale, DROP, "Lay in the loop's ring for seconds while the agent was frozen.") \
+	X(loop_lost, DROP, "Handed to the loop, but lost with a killed agent or by the kernel.") \
 	X(delivered_stray, PASS, "A stray sent here by another host, known here: stripped.") \
 	X(delivered_syn, PASS, "A SYN sent here by another host: stripped.") \
 	X(delivered_udp, PASS, "UDP of a service sent here by another host: stripped.") \
@@ -49,7 +54,12 @@
 #define XG_SIDE_COUNTERS(X) \
 	X(socket_events_lost, "Socket events lost to a full ring; a resync answers it.") \
 	X(packet_events_lost, "Packet events lost to a full ring; they are advice only.") \
-	X(socket_events, "Sockets of services that opened or closed here.")
+	X(socket_events, "Sockets of services that opened or closed here.") \
+	X(handed_over, "Frames that the XDP program handed to the AF_XDP loop, which ends them.") \
+	X(loop_behind, "Frames that it sent by itself: a loop was stopped, frozen or behind.") \
+	X(flood_copies, "Copies of floods, to hosts that the flood group does not reach.") \
+	X(flood_copies_lost, "Copies of floods for which there was no frame, room or way.") \
+	X(tx_refused, "Frames that the kernel refused to send for the loop.")
 /* clang-format on */
 
 #define XG_ENUM_ENDING(name, action, sentence) XG_COUNT_##name,

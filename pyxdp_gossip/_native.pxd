@@ -162,11 +162,20 @@ cdef extern from "header_template.h" nogil:
 cdef extern from "forward.h" nogil:
     struct xg_forward_service:
         u16 slot
+    enum:
+        XG_FLOOD_COPIES
+
     struct xg_frame:
         u8 *data
         u32 len
         u32 headroom
         u32 ending
+        u16 copy_from
+        u16 copy_to
+    struct xg_flood:
+        u16 group
+        u16 copies
+        u16 to[1]
     struct xg_forwarder:
         const xg_session_table *table4
         const xg_session_table *table6
@@ -174,11 +183,15 @@ cdef extern from "forward.h" nogil:
         const xg_template *templates
         u32 template_count
         u16 host
-        u16 flood_template
+        u16 tunnel_port_be
+        u32 address_be
+        const xg_flood *flood
         const xg_forward_service *services
         u32 service_count
-        u64 counters[1]
+        u32 cannot_pass
+        u64 *counters
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept
+    int xg_forward_copy(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
 
 
 cdef extern from "reconcile.h" nogil:

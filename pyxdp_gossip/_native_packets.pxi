@@ -21,7 +21,9 @@ cdef extern from *:
         const char *action
         const char *sentence
     const xg_counter_name xg_counter_names[]
-    int XG_COUNTERS
+    enum:
+        XG_COUNTERS
+        XG_COUNT_handed_over
 
 
 def counter_list():
@@ -90,6 +92,8 @@ cdef class Forwarder:
     """
 
     cdef xg_forwarder _forwarder
+    cdef xg_flood _flood
+    cdef u64 _counters[XG_COUNTERS]
     cdef object _keep
     cdef const u8[::1] _templates
     cdef const u8[::1] _services
@@ -114,7 +118,9 @@ cdef class Forwarder:
             self._forwarder.templates = <const xg_template *>&templates[0]
         if self._forwarder.service_count:
             self._forwarder.services = <const xg_forward_service *>&services[0]
-        self._forwarder.flood_template = 0xFFFF if flood_template is None else flood_template
+        self._flood.group = XG_NO_TEMPLATE if flood_template is None else flood_template
+        self._forwarder.flood = &self._flood
+        self._forwarder.counters = self._counters
 
     def forward(self, list frames not None):
         """Handles at most 64 frames.
@@ -151,7 +157,7 @@ cdef class Forwarder:
     def counters(self):
         """Name to count since the forwarder was made."""
         return {
-            xg_counter_names[index].name.decode(): self._forwarder.counters[index]
+            xg_counter_names[index].name.decode(): self._counters[index]
             for index in range(XG_COUNTERS)
         }
 

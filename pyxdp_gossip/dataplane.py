@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
-from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
+from pyxdp_gossip._native import (
+    QUEUE_BYTES,
+    QUEUES,
+    EventRing,
+    FloodList,
+    OwnerStates,
+    SessionTable,
+    sum_counters,
+)
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.session import KernelView, Service, packed16
@@ -31,7 +39,15 @@ VIEWS: Final = {  # of xg_question's action
     "drop": KernelView.ABSENT,
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6s4x")  # struct xg_config
+ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
+    "auto": "auto",
+    "native": "native",
+    "zero-copy": "native",
+    "copy": "native",
+    "skb": "skb",
+}
+
+CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
 SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
 SERVICE: Final = struct.Struct("<HH")
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
@@ -60,7 +76,9 @@ class DataplaneSettings:
 
     Attributes:
         services: each service's slot, 0..65534, stable for this host.
-        mode: "auto", "native" or "skb".
+        mode: "auto", "native", "skb"; "zero-copy" and "copy" are native ones, of the AF_XDP
+            sockets.
+        plane: "xsk": strays are forwarded by the AF_XDP loops; "xdp": by the XDP program alone.
         pins: this host's folder in a BPF file system.
         cgroup: a cgroup v2 that holds the proxy.
         flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
@@ -82,6 +100,7 @@ class DataplaneSettings:
     flood_rate_pps: int
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
+    plane: str = "xdp"
 
 
 def buckets_for(sessions: int) -> int:
@@ -121,6 +140,9 @@ class Dataplane:
         self._free_templates = list(range(1023, -1, -1))
         self._retired: list[int] = []
         self._generation = 0
+        self._flood = FloodList()
+        self._far: frozenset[int] = frozenset()
+        self._mac = bytes(6)
         self._peer_addresses: dict[int, IPv4Address] = {}
 
     def __enter__(self) -> Self:
@@ -164,6 +186,8 @@ class Dataplane:
         )
         self._templates = memoryview(self._maps["templates"].memory())
         self._config = memoryview(self._maps["config"].memory())
+        queues = memoryview(self._maps["queues"].memory())
+        self._queues = queues[: QUEUES * QUEUE_BYTES]
         self._heartbeat = self._config[:8].cast("Q")
         self.socket_events = EventRing(self._maps["socket_events"].fd, RING_BYTES)
         self.packet_events = EventRing(self._maps["packet_events"].fd, RING_BYTES)
@@ -173,6 +197,7 @@ class Dataplane:
         settings = self.settings
         rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
         new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+        copies = [self._template_of[host] for host in self._far if host in self._template_of]
         self._config[8 : CONFIG.size] = CONFIG.pack(
             0,
             netlink.netns_cookie(),
@@ -185,7 +210,11 @@ class Dataplane:
             settings.host,
             flood_template,
             mac,
+            len(copies),
         )[8:]
+        self._mac = mac
+        group = None if flood_template == NO_TEMPLATE else flood_template
+        self._flood.set(group, copies)
 
     def _add_service(self, service: Service, slot: int) -> None:
         key = SERVICE_KEY.pack(
@@ -317,6 +346,16 @@ class Dataplane:
         if index is not None:
             self._template_of[host] = index
         self._retire(old)
+        if host in self._far:
+            self._write_config(self._template_of.get(-1, NO_TEMPLATE), self._mac)
+
+    def set_flood_copies(self, hosts: Iterable[int]) -> None:
+        """The hosts that the flood group does not reach: each gets a copy of every flood, from
+        the AF_XDP loop (plane "xsk")."""
+        far = frozenset(hosts)
+        if far != self._far:
+            self._far = far
+            self._write_config(self._template_of.get(-1, NO_TEMPLATE), self._mac)
 
     def _write_template(self, template: HeaderTemplate) -> int:
         if not self._free_templates:
@@ -365,18 +404,19 @@ class Dataplane:
         """Readable while packets' events wait."""
         return self._maps["packet_events"].fd
 
-    def _counter(self, index: int) -> tuple[int, ...]:
-        cpus = bpf_object.possible_cpus()
-        value = self._maps["counters"].lookup(struct.pack("<I", index), 8 * cpus)
-        return struct.unpack(f"<{cpus}Q", value or bytes(8 * cpus))
+    def _counters(self) -> tuple[int, ...]:
+        """All counters in the order of NAMES; one system call."""
+        length = 8 * len(NAMES) * bpf_object.possible_cpus()
+        value = self._maps["counters"].lookup(bytes(4), length)
+        return sum_counters(value or b"", self._queues)
 
     def socket_events_lost(self) -> int:
         """How many sockets' events the kernel could not tell: compare with its sockets."""
-        return sum(self._counter(NAMES.index("socket_events_lost")))
+        return self._counters()[NAMES.index("socket_events_lost")]
 
     def statistics(self) -> Statistics:
-        """A snapshot of the counters."""
-        return Statistics.from_per_cpu([self._counter(index) for index in range(len(NAMES))])
+        """A snapshot of the counters: of the XDP program, and of all loops."""
+        return Statistics.from_per_cpu([(value,) for value in self._counters()])
 
     def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of

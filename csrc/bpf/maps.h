@@ -30,9 +30,9 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, XG_COUNTERS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct xg_counters);
 } counters SEC(".maps");
 
 struct {
@@ -42,10 +42,11 @@ struct {
 
 static __always_inline void count(__u32 counter)
 {
-	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
+	__u32 zero = 0;
+	struct xg_counters *counts = bpf_map_lookup_elem(&counters, &zero);
 
-	if (value)
-		*value += 1;
+	if (counts && counter < XG_COUNTERS)
+		counts->of[counter] += 1;
 }
 
 static __always_inline struct xg_config *the_config(void)

@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "decide.h"
+#include "hand_over.h"
 #include "kernel_knows.h"
 #include "maps.h"
 #include "session_maps.h"
@@ -46,6 +47,9 @@ static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 		return is_new ? XG_COUNT_miss_over_budget_new : XG_COUNT_miss_over_budget_seen;
 	if (seen <= RECENT_SEEN)
 		tell_agent(packet, XG_EVENT_MISS, slot, 0);
+	/* without the loop, the hosts that the group does not reach get no copy */
+	if (cfg->flood_copies && hand_over(ctx))
+		return HANDED_OVER;
 	if (cfg->flood_template == XG_NO_TEMPLATE)
 		return XG_COUNT_miss_no_flood;
 	return encapsulate(ctx, packet, cfg->flood_template, XG_MARK_FLOOD,
@@ -60,7 +64,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
 	struct xg_owner_state *state = owner_state(xg_meta_owner(found->meta));
 
 	if (state && state->template_index != XG_NO_TEMPLATE)
-		return encapsulate(ctx, packet, state->template_index, 0, ending);
+		return hand_over(ctx) ? HANDED_OVER :
+					encapsulate(ctx, packet, state->template_index, 0, ending);
 	if (ending == XG_COUNT_syn_forwarded)
 		return XG_COUNT_passed_syn;
 	return flood_miss(ctx, cfg, packet, slot, found->hash);
@@ -111,8 +116,13 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 
 	if (known == XG_UNKNOWN && remember(&recent_claims, ~hash) <= RECENT_SEEN)
 		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->peer.host);
-	if ((tunnel->mark & XG_MARK_HOP) || cfg->flood_template == XG_NO_TEMPLATE ||
+	if ((tunnel->mark & XG_MARK_HOP) ||
+	    (cfg->flood_template == XG_NO_TEMPLATE && !cfg->flood_copies) ||
 	    !within_budget(cfg, XG_BUDGET_SEEN))
+		return XG_COUNT_misdirected_dropped;
+	if (cfg->flood_copies && hand_over(ctx))
+		return HANDED_OVER;
+	if (cfg->flood_template == XG_NO_TEMPLATE)
 		return XG_COUNT_misdirected_dropped;
 	return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
 			   XG_COUNT_misdirected_flooded);
@@ -220,6 +230,8 @@ int xg_redirect(struct xdp_md *ctx)
 {
 	int ending = handle(ctx);
 
+	if (ending == HANDED_OVER)
+		return XDP_REDIRECT;
 	count(ending);
 	return action_of(ending);
 }

@@ -80,6 +80,21 @@ struct {
 	__type(value, __u64);	/* when the budget is full again, CLOCK_MONOTONIC */
 } budgets SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, XG_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XG_QUEUES);
+	__type(key, __u32);
+	__type(value, struct xg_queue);
+} queues SEC(".maps");
+
 struct found {
 	__u64 hash;
 	__u64 meta;	/* of a valid entry, or 0 */

@@ -9,12 +9,17 @@
 
 #include <linux/types.h>
 
+#include "stats.h"
+
 #define XG_TEMPLATES 1024	/* hosts of one POP, twice (a template is replaced, not edited) */
 #define XG_SERVICES 4096
 #define XG_PEERS 1024
 #define XG_RECENT 65536		/* flows remembered to tell a repeated miss from a new one */
 #define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */
 #define XG_COOKIES 2		/* of the present and of the previous key */
+
+#define XG_QUEUES 128		/* RX queues that may have a loop; the others' strays stay in XDP */
+#define XG_QUEUE_COUNTERS 48	/* room for XG_COUNTERS, so that a queue is whole cache lines */
 
 #define XG_BUDGET_NEW 0		/* misses seen for the first time */
 #define XG_BUDGET_SEEN 1	/* misses seen before: mostly a live client that sends again */
@@ -32,7 +37,28 @@ struct xg_config {
 	__u16 host;
 	__u16 flood_template;	/* index, or XG_NO_TEMPLATE */
 	__u8 mac[6];
-	__u32 reserved;
+	__u16 flood_copies;	/* hosts to which the loop must copy each flood */
+	__u16 reserved;
+};
+
+/*
+ * One RX queue, between the XDP program and the AF_XDP loop. Each side writes its own cache
+ * lines. Counts only grow; they are compared modulo 2^64.
+ */
+struct xg_queue {
+	__u64 redirected;	/* XDP: frames handed over */
+	__u64 seen_consumed;	/* XDP: `consumed` as it was at ... */
+	__u64 seen_at_ns;	/* ... this time; 0: nothing waited when it last looked */
+	__u64 reserved0[5];
+	__u64 credit;		/* loop: `redirected` may grow to this, there are frames for it */
+	__u64 consumed;		/* loop: of them, taken from the ring, or known to be lost */
+	__u64 reserved1[6];
+	__u64 counters[XG_QUEUE_COUNTERS];	/* loop: endings of its frames; enum xg_counter */
+};
+
+/* All counters of one CPU: read and written as a whole. */
+struct xg_counters {
+	__u64 of[XG_COUNTERS];
 };
 
 struct xg_service_key {
@@ -60,6 +86,8 @@ struct xg_peer {
 };
 
 _Static_assert(sizeof(struct xg_config) == 64, "shared with the loader");
+_Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
+_Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
 _Static_assert(sizeof(struct xg_service_key) == 20, "shared with the loader");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");
 

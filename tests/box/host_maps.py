@@ -5,10 +5,18 @@ import ctypes
 import ctypes.util
 import json
 import os
-import struct
 from typing import Final, Self
 
-from pyxdp_gossip._native import Entry, OwnerStates, SessionTable, pack_key4, pack_key6
+from pyxdp_gossip._native import (
+    QUEUE_BYTES,
+    QUEUES,
+    Entry,
+    OwnerStates,
+    SessionTable,
+    pack_key4,
+    pack_key6,
+    sum_counters,
+)
 from pyxdp_gossip.bpf_object import BpfMap, possible_cpus
 from pyxdp_gossip.popbox import Box, leftovers
 from pyxdp_gossip.popbox.commands import run
@@ -16,7 +24,7 @@ from pyxdp_gossip.session import Session
 from pyxdp_gossip.stats import NAMES
 
 SLOTS: Final = {4: 0, 6: 1}  # the box configures its two services in this order
-WANTED: Final = frozenset({"counters", "owners", "sessions4", "sessions6"})
+WANTED: Final = frozenset({"counters", "owners", "queues", "sessions4", "sessions6"})
 
 _libbpf = ctypes.CDLL(ctypes.util.find_library("bpf"))
 
@@ -57,14 +65,9 @@ class HostMaps:
 
     def counters(self) -> dict[str, int]:
         """The data path's counters by name."""
-        length = 8 * self._cpus
-        rows = (
-            self._maps["counters"].lookup(struct.pack("<I", i), length) for i in range(len(NAMES))
-        )
-        unpack = struct.Struct(f"<{self._cpus}Q").unpack
-        return {
-            name: sum(unpack(row or bytes(length))) for name, row in zip(NAMES, rows, strict=True)
-        }
+        per_cpu = self._maps["counters"].lookup(bytes(4), 8 * len(NAMES) * self._cpus)
+        queues = memoryview(self._maps["queues"].memory())[: QUEUES * QUEUE_BYTES]
+        return dict(zip(NAMES, sum_counters(per_cpu or b"", queues), strict=True))
 
     def table(self, family: int) -> SessionTable:
         """The host's own session table, as it is now. To write into it is to lie to the host."""

@@ -29,6 +29,8 @@ enum owner { OWNER_2 = 2, OWNER_3, NO_WAY, BAD_INDEX, EMPTY_SLOT, ODD, LONG, INA
 static const __u64 hash_key[2] = { 0x0706050403020100ull, 0x0f0e0d0c0b0a0908ull };
 static struct xg_owner_state owners[XG_OWNERS];
 static struct xg_template *templates;	/* a block of just TEMPLATES of them */
+static struct xg_flood flood_list;
+static uint64_t counters[XG_COUNTERS];
 
 static const struct xg_forward_service services[] = {
 	{ { 0, 0, 0xffff0000u, 0x016433c6u }, 0x5000, XG_PROTO_TCP, 0, 1, 0 },
@@ -179,10 +181,13 @@ static inline struct xg_forwarder make(void)
 		[BAD_INDEX] = TEMPLATES, [EMPTY_SLOT] = EMPTY, [ODD] = ODD_LENGTH,
 		[LONG] = TOO_LONG, [INACTIVE] = TO_2,
 	};
-	struct xg_forwarder f = { .host = HOST, .owners = owners, .flood_template = FLOOD };
+	struct xg_forwarder f = { .host = HOST, .owners = owners, .flood = &flood_list,
+				  .counters = counters };
 	struct xg_session_table *v4, *v6;
 
 	make_templates();
+	flood_list = (struct xg_flood){ .group = FLOOD };
+	memset(counters, 0, sizeof(counters));
 	for (int host = HOST; host < OWNERS_END; host++)
 		owners[host] = (struct xg_owner_state){ .flags = XG_OWNER_ACTIVE,
 							.template_index = indices[host] };

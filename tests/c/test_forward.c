@@ -102,13 +102,13 @@ static void test_templates_that_are_missing_or_not_known_send_nothing(int family
 		expect(&f, tcp(family, LONG, flags), XG_COUNT_miss_no_flood, NONE);
 		expect(&f, tcp(family, ODD, flags), XG_COUNT_no_headroom, NONE);
 	}
-	f.flood_template = XG_NO_TEMPLATE;
+	flood_list.group = XG_NO_TEMPLATE;
 	expect(&f, tcp(family, ABSENT, ACK), XG_COUNT_miss_no_flood, NONE);
 	expect(&f, tcp(family, NO_WAY, ACK), XG_COUNT_miss_no_flood, NONE);
 	expect(&f, tcp(family, OWNER_2, ACK), XG_COUNT_stray_forwarded, TO_2);
-	f.flood_template = TEMPLATES;
+	flood_list.group = TEMPLATES;
 	expect(&f, tcp(family, ABSENT, ACK), XG_COUNT_miss_no_flood, NONE);
-	f.flood_template = EMPTY;
+	flood_list.group = EMPTY;
 	expect(&f, tcp(family, ABSENT, ACK), XG_COUNT_miss_no_flood, NONE);
 	destroy(&f);
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Runs the C tests of forwarder, template, reconcile and event ring, by both compilers."""
+"""Runs the C tests of forwarder, AF_XDP loop, template, reconcile and event ring, by both compilers."""
 
 import pytest
 
@@ -10,6 +10,7 @@ PROGRAMS = {
     "test_template": (),
     "test_forward": (*TABLE, "forward.c"),
     "test_forward_mutated": (*TABLE, "forward.c"),
+    "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c"),
     "test_reconcile": (*TABLE, "reconcile.c"),
     "test_event_ring": ("event_ring.c",),
 }

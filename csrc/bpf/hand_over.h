@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Handing a frame to the AF_XDP loop of its queue, if that loop takes what it is handed.
+ *
+ * A socket in the map does not prove that its loop runs, and a redirect into a full or unfilled
+ * ring "succeeds" and loses the frame. So the loop publishes how many frames it has room for
+ * (credit) and how many it took (consumed), and the program hands over only within the credit,
+ * and only while what waits is being taken.
+ */
+#ifndef XG_BPF_HAND_OVER_H
+#define XG_BPF_HAND_OVER_H
+
+#include "session_maps.h"
+
+/* Nothing was taken for so long, though something waits: the loop is frozen, or its core is busy
+ * with others. Ten times a scheduler's slice; a wrong guess costs nothing, both send the same. */
+#define LOOP_STALLED_NS 10000000ull
+
+#define HANDED_OVER (-2)	/* no ending here: the loop ends it */
+
+static __always_inline int loop_takes(struct xg_queue *queue, __u64 redirected)
+{
+	__u64 consumed = *(volatile __u64 *)&queue->consumed;
+	__u64 now;
+
+	if (consumed == redirected) {
+		if (queue->seen_at_ns)
+			queue->seen_at_ns = 0;
+		return 1;
+	}
+	now = bpf_ktime_get_ns();
+	if (queue->seen_at_ns == 0 || queue->seen_consumed != consumed) {
+		queue->seen_consumed = consumed;
+		queue->seen_at_ns = now;
+		return 1;
+	}
+	return now - queue->seen_at_ns < LOOP_STALLED_NS;
+}
+
+/* True: the frame is the loop's, and the program must return XDP_REDIRECT. */
+static __noinline int hand_over(struct xdp_md *ctx)
+{
+	__u32 index = ctx->rx_queue_index;
+	struct xg_queue *queue = bpf_map_lookup_elem(&queues, &index);
+	__u64 redirected;
+
+	if (!queue)
+		return 0;
+	redirected = *(volatile __u64 *)&queue->redirected;
+	if (*(volatile __u64 *)&queue->credit == 0)
+		return 0;	/* there is no loop: the user chose so, or it was stopped */
+	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
+	    !loop_takes(queue, redirected) ||
+	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {
+		count(XG_COUNT_loop_behind);
+		return 0;
+	}
+	__sync_fetch_and_add(&queue->redirected, 1);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * The AF_XDP loop of one RX queue: RX burst, forward, TX, completion, fill. One thread.
+ */
+#include "xsk_loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <xdp/xsk.h>
+
+#ifndef SOL_XDP
+#define SOL_XDP 283
+#endif
+
+#define NS_PER_MS 1000000ull
+#define IDLE_MS 1000		/* then the loop looks at the socket's drops, if nothing else wakes it */
+#define PENDING_MS 1		/* the kernel had no room to send: soon again */
+#define DOWN_MS 100		/* the interface is down: it takes its time */
+#define ACCOUNT_NS (100 * NS_PER_MS)
+#define KICKS_A_TURN 8		/* in copy mode the kernel sends 32 frames a call */
+/* Twice the longest wait: what lies in the ring after such a gap came while we were stopped. */
+#define STALE_NS (2 * IDLE_MS * NS_PER_MS)
+
+struct xg_xsk_loop {
+	struct xg_loop_rings rings;
+	struct xg_forwarder forwarder;
+	struct xg_queue *queue;
+	uint64_t *free;		/* stack of frames' addresses */
+	uint32_t free_count;
+	uint32_t receive_max;	/* frames with the kernel for receiving, at most */
+	uint64_t base;		/* `redirected` when the loop began */
+	uint64_t filled;	/* frames given to the fill ring, in all */
+	uint64_t received;
+	uint64_t lost;		/* handed over, but dropped by the kernel: no frame was used */
+	uint64_t sent;
+	uint64_t completed;
+	uint64_t refused;	/* of the kernel's count of invalid TX descriptors, seen so far */
+	uint64_t looked_at_ns;
+	uint64_t accounted_at_ns;
+	int stop_fd;
+	bool kick_pending;
+	bool is_down;
+	bool is_dead;		/* the device is gone: the rings lead nowhere */
+	bool is_shut;		/* atomic */
+	bool is_stopping;	/* atomic */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+/* The XDP program reads these on another core. Release: what they promise is in the rings. */
+static void publish(uint64_t *place, uint64_t value)
+{
+	__atomic_store_n(place, value, __ATOMIC_RELEASE);
+}
+
+static uint64_t redirected(const struct xg_xsk_loop *loop)
+{
+	return __atomic_load_n(&loop->queue->redirected, __ATOMIC_ACQUIRE);
+}
+
+static uint64_t consumed(const struct xg_xsk_loop *loop)
+{
+	return loop->base + loop->received + loop->lost;
+}
+
+static uint64_t chunk_of(const struct xg_xsk_loop *loop, uint64_t address)
+{
+	return address & ~((uint64_t)loop->rings.frame_size - 1);
+}
+
+static void put_free(struct xg_xsk_loop *loop, uint64_t address)
+{
+	loop->free[loop->free_count++] = chunk_of(loop, address);
+}
+
+/* ---- life ---- */
+
+static uint32_t smallest(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+static bool is_sound(const struct xg_loop_rings *rings)
+{
+	uint32_t receive_max = smallest(rings->fill->size, rings->rx->size);
+
+	return rings->frame_size && !(rings->frame_size & (rings->frame_size - 1)) &&
+	       rings->frames > receive_max && rings->driver_frames < receive_max;
+}
+
+int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *rings,
+		       const struct xg_forwarder *forwarder, struct xg_queue *queue)
+{
+	struct xg_xsk_loop *loop;
+	int rc = -ENOMEM;
+
+	if (!is_sound(rings))
+		return -EINVAL;
+	loop = calloc(1, sizeof(*loop));
+	if (!loop)
+		return -ENOMEM;
+	loop->free = calloc(rings->frames, sizeof(*loop->free));
+	if (!loop->free)
+		goto free_loop;
+	loop->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (loop->stop_fd < 0) {
+		rc = -errno;
+		goto free_stack;
+	}
+	loop->rings = *rings;
+	loop->forwarder = *forwarder;
+	loop->forwarder.cannot_pass = 1;
+	loop->forwarder.counters = (uint64_t *)queue->counters;
+	loop->queue = queue;
+	loop->receive_max = smallest(rings->fill->size, rings->rx->size);
+	for (uint32_t i = rings->frames; i > 0; i--)	/* the lowest is used first */
+		put_free(loop, (rings->first_frame + i - 1) * rings->frame_size);
+	loop->base = redirected(loop);
+	queue->counters[XG_COUNT_loop_lost] += loop->base - queue->consumed;
+	publish((uint64_t *)&queue->credit, 0);
+	publish((uint64_t *)&queue->consumed, loop->base);
+	loop->looked_at_ns = now_ns();
+	*made = loop;
+	return 0;
+free_stack:
+	free(loop->free);
+free_loop:
+	free(loop);
+	return rc;
+}
+
+void xg_xsk_loop_destroy(struct xg_xsk_loop *loop)
+{
+	if (!loop)
+		return;
+	close(loop->stop_fd);
+	free(loop->free);
+	free(loop);
+}
+
+void xg_xsk_loop_shut(struct xg_xsk_loop *loop)
+{
+	__atomic_store_n(&loop->is_shut, true, __ATOMIC_SEQ_CST);
+	publish((uint64_t *)&loop->queue->credit, 0);
+}
+
+void xg_xsk_loop_stop(struct xg_xsk_loop *loop)
+{
+	__atomic_store_n(&loop->is_stopping, true, __ATOMIC_SEQ_CST);
+	eventfd_write(loop->stop_fd, 1);
+}
+
+/* ---- rings ---- */
+
+static void reap(struct xg_xsk_loop *loop)
+{
+	struct xsk_ring_cons *completion = loop->rings.completion;
+	uint32_t index = 0;
+	uint32_t count = xsk_ring_cons__peek(completion, completion->size, &index);
+
+	for (uint32_t i = 0; i < count; i++)
+		put_free(loop, *xsk_ring_cons__comp_addr(completion, index + i));
+	if (count)
+		xsk_ring_cons__release(completion, count);
+	loop->completed += count;
+}
+
+static void publish_credit(struct xg_xsk_loop *loop)
+{
+	uint64_t frames = loop->base + loop->filled + loop->lost - loop->rings.driver_frames;
+
+	if (__atomic_load_n(&loop->is_shut, __ATOMIC_SEQ_CST))
+		return;
+	publish((uint64_t *)&loop->queue->credit, frames);
+	/* shut() may have come between the two lines above */
+	if (__atomic_load_n(&loop->is_shut, __ATOMIC_SEQ_CST))
+		publish((uint64_t *)&loop->queue->credit, 0);
+}
+
+void xg_xsk_loop_refill(struct xg_xsk_loop *loop)
+{
+	struct xsk_ring_prod *fill = loop->rings.fill;
+	uint32_t receiving = (uint32_t)(loop->filled - loop->received);
+	uint32_t count = smallest(loop->receive_max - receiving, loop->free_count);
+	uint32_t index = 0;
+
+	count = smallest(count, xsk_prod_nb_free(fill, count));
+	if (count && xsk_ring_prod__reserve(fill, count, &index) == count) {
+		for (uint32_t i = 0; i < count; i++)
+			*xsk_ring_prod__fill_addr(fill, index + i) = loop->free[--loop->free_count];
+		xsk_ring_prod__submit(fill, count);
+		loop->filled += count;
+		publish_credit(loop);
+	}
+	if (loop->rings.fd >= 0 && xsk_ring_prod__needs_wakeup(fill))
+		recvfrom(loop->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
+}
+
+/* The kernel takes what lies on the TX ring; what it does not take now stays pending. */
+static void kick(struct xg_xsk_loop *loop)
+{
+	struct xsk_ring_prod *tx = loop->rings.tx;
+	uint32_t before;
+
+	loop->kick_pending = false;
+	if (loop->rings.fd < 0 || !xsk_ring_prod__needs_wakeup(tx))
+		return;
+	for (int i = 0; i < KICKS_A_TURN; i++) {
+		before = __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);
+		if (sendto(loop->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0) {
+			loop->is_down = false;
+			return;
+		}
+		loop->is_down = errno == ENETDOWN;
+		/* EAGAIN after progress: the kernel's own limit of frames a call */
+		if (errno != EAGAIN ||
+		    before == __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE))
+			break;
+	}
+	loop->kick_pending = true;
+}
+
+/* A descriptor that crosses its chunk or leaves the UMEM has crashed kernels. */
+static bool is_valid(const struct xg_xsk_loop *loop, uint64_t address, uint32_t len)
+{
+	const struct xg_loop_rings *rings = &loop->rings;
+	uint64_t begin = rings->first_frame * rings->frame_size;
+	uint64_t end = begin + (uint64_t)rings->frames * rings->frame_size;
+
+	return len > 0 && len <= rings->frame_size && address >= begin && address < end &&
+	       chunk_of(loop, address) == chunk_of(loop, address + len - 1);
+}
+
+/* Puts a frame on the TX ring, for which there is room, or back among the free ones. */
+static uint32_t send_frame(struct xg_xsk_loop *loop, const struct xg_frame *frame)
+{
+	uint64_t address = (uint64_t)(frame->data - loop->rings.umem);
+	struct xdp_desc *desc;
+	uint32_t index = 0;
+
+	if (!is_valid(loop, address, frame->len) ||
+	    xsk_ring_prod__reserve(loop->rings.tx, 1, &index) != 1) {
+		loop->queue->counters[XG_COUNT_tx_refused]++;
+		put_free(loop, address);
+		return 0;
+	}
+	desc = xsk_ring_prod__tx_desc(loop->rings.tx, index);
+	desc->addr = address;
+	desc->len = frame->len;
+	desc->options = 0;
+	return 1;
+}
+
+static void submit(struct xg_xsk_loop *loop, uint32_t count)
+{
+	if (count)
+		xsk_ring_prod__submit(loop->rings.tx, count);
+	loop->sent += count;
+}
+
+/* ---- one turn ---- */
+
+#define SENDS(name, action, sentence) SENDS_##action(name)
+#define SENDS_PASS(name)
+#define SENDS_DROP(name)
+#define SENDS_TX(name) case XG_COUNT_##name:
+
+static bool is_sent(uint32_t ending)
+{
+	switch (ending) {
+		XG_ENDINGS(SENDS)
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* A flood's further copies, each in a frame of its own. */
+static uint32_t send_copies(struct xg_xsk_loop *loop, struct xg_frame *frame)
+{
+	uint32_t sent = 0;
+
+	while (frame->copy_from < frame->copy_to) {
+		struct xg_frame copy = { .len = 0 };
+		uint64_t chunk;
+
+		if (loop->free_count == 0 || !xsk_prod_nb_free(loop->rings.tx, 1)) {
+			loop->queue->counters[XG_COUNT_flood_copies_lost] +=
+				(uint64_t)(frame->copy_to - frame->copy_from);
+			break;
+		}
+		chunk = loop->free[--loop->free_count];
+		copy.headroom = XG_TEMPLATE_BYTES;
+		copy.data = loop->rings.umem + chunk + XG_TEMPLATE_BYTES;
+		copy.len = loop->rings.frame_size - XG_TEMPLATE_BYTES;
+		if (xg_forward_copy(&loop->forwarder, frame, &copy) == 0)
+			sent += send_frame(loop, &copy);
+		else
+			put_free(loop, chunk);
+	}
+	return sent;
+}
+
+static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint32_t index,
+		       uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		const struct xdp_desc *desc = xsk_ring_cons__rx_desc(loop->rings.rx, index + i);
+
+		frames[i].data = loop->rings.umem + desc->addr;
+		frames[i].len = desc->len;
+		frames[i].headroom = (uint32_t)(desc->addr - chunk_of(loop, desc->addr));
+		__builtin_prefetch(frames[i].data);
+	}
+	xsk_ring_cons__release(loop->rings.rx, count);
+	loop->received += count;
+}
+
+uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
+{
+	struct xg_frame frames[XG_BURST];
+	uint32_t index = 0, count, sent = 0;
+
+	reap(loop);
+	xg_xsk_loop_refill(loop);
+	/* what cannot be sent is not received: it is the XDP program's then */
+	count = smallest(XG_BURST, xsk_prod_nb_free(loop->rings.tx, XG_BURST));
+	count = count ? xsk_ring_cons__peek(loop->rings.rx, count, &index) : 0;
+	if (count) {
+		take_burst(loop, frames, index, count);
+		xg_forward_burst(&loop->forwarder, frames, count);
+		for (uint32_t i = 0; i < count; i++) {
+			if (is_sent(frames[i].ending))
+				sent += send_frame(loop, &frames[i]);
+			else
+				put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
+		}
+		for (uint32_t i = 0; i < count; i++)
+			sent += send_copies(loop, &frames[i]);
+		submit(loop, sent);
+		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
+	}
+	if (sent || loop->kick_pending)
+		kick(loop);
+	return count;
+}
+
+/* ---- the thread ---- */
+
+void xg_xsk_loop_account(struct xg_xsk_loop *loop)
+{
+	struct xdp_statistics statistics = { 0 };
+	socklen_t len = sizeof(statistics);
+	uint64_t dropped;
+
+	if (loop->rings.fd < 0 ||
+	    getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len))
+		return;
+	dropped = statistics.rx_dropped + statistics.rx_ring_full;
+	if (dropped != loop->lost) {
+		loop->queue->counters[XG_COUNT_loop_lost] += dropped - loop->lost;
+		loop->lost = dropped;
+		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
+		publish_credit(loop);
+	}
+	loop->queue->counters[XG_COUNT_tx_refused] += statistics.tx_invalid_descs - loop->refused;
+	loop->refused = statistics.tx_invalid_descs;
+}
+
+/* After seconds in which this thread did not run: what waits is old, and was sent again since. */
+static void drop_stale(struct xg_xsk_loop *loop)
+{
+	struct xsk_ring_cons *rx = loop->rings.rx;
+	uint32_t index = 0;
+	uint32_t count = xsk_ring_cons__peek(rx, rx->size, &index);
+
+	for (uint32_t i = 0; i < count; i++)
+		put_free(loop, xsk_ring_cons__rx_desc(rx, index + i)->addr);
+	if (count)
+		xsk_ring_cons__release(rx, count);
+	loop->received += count;
+	loop->queue->counters[XG_COUNT_loop_stale] += count;
+	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
+}
+
+static int timeout_ms(const struct xg_xsk_loop *loop)
+{
+	if (loop->is_down)
+		return DOWN_MS;
+	return loop->kick_pending ? PENDING_MS : IDLE_MS;
+}
+
+/* Sleeps until a frame, the stop, or a reason to look again. Asks for POLLIN only while frames
+ * could be taken: with a full TX ring it would come back at once, for nothing. */
+static int wait(struct xg_xsk_loop *loop)
+{
+	short events = xsk_prod_nb_free(loop->rings.tx, 1) ? POLLIN : POLLOUT;
+	struct pollfd fds[2] = {
+		{ .fd = loop->stop_fd, .events = POLLIN },
+		{ .fd = loop->is_dead ? -1 : loop->rings.fd, .events = events },
+	};
+
+	if (poll(fds, 2, timeout_ms(loop)) < 0 && errno != EINTR)
+		return -errno;
+	if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL))
+		loop->is_dead = true;
+	return 0;
+}
+
+/* What was handed over is still sent; then the rest, if any, is lost. */
+static void finish(struct xg_xsk_loop *loop)
+{
+	uint64_t deadline = now_ns() + XG_LOOP_DRAIN_MS * NS_PER_MS;
+	const struct timespec pause = { .tv_nsec = 100000 };
+
+	while (now_ns() < deadline && !loop->is_dead) {
+		uint32_t count = xg_xsk_loop_turn(loop);
+
+		xg_xsk_loop_account(loop);
+		if (redirected(loop) == consumed(loop) && loop->sent == loop->completed)
+			break;
+		if (!count)
+			nanosleep(&pause, NULL);
+		if (loop->sent != loop->completed)
+			kick(loop);
+	}
+	loop->queue->counters[XG_COUNT_loop_lost] += redirected(loop) - consumed(loop);
+	publish((uint64_t *)&loop->queue->consumed, redirected(loop));
+}
+
+int xg_xsk_loop_run(struct xg_xsk_loop *loop)
+{
+	int rc = 0;
+
+	loop->looked_at_ns = now_ns();
+	while (!rc && !__atomic_load_n(&loop->is_stopping, __ATOMIC_SEQ_CST)) {
+		uint64_t now = now_ns();
+		uint32_t count;
+
+		if (now - loop->looked_at_ns > STALE_NS)
+			drop_stale(loop);
+		loop->looked_at_ns = now;
+		if (now - loop->accounted_at_ns > ACCOUNT_NS) {
+			loop->accounted_at_ns = now;
+			xg_xsk_loop_account(loop);
+		}
+		count = xg_xsk_loop_turn(loop);
+		if (!count)
+			rc = wait(loop);
+	}
+	xg_xsk_loop_shut(loop);
+	finish(loop);
+	return rc;
+}
+
+int xg_xsk_loop_frames(const struct xg_xsk_loop *loop, struct xg_loop_frames *frames)
+{
+	const struct xg_loop_rings *rings = &loop->rings;
+
+	frames->free = loop->free_count;
+	frames->receiving = (uint32_t)(loop->filled - loop->received);
+	frames->sending = (uint32_t)(loop->sent - loop->completed);
+	if (frames->free + frames->receiving + frames->sending != rings->frames ||
+	    *rings->fill->producer != (uint32_t)loop->filled ||
+	    *rings->rx->consumer != (uint32_t)loop->received ||
+	    *rings->tx->producer != (uint32_t)loop->sent ||
+	    *rings->completion->consumer != (uint32_t)loop->completed)
+		return -EUCLEAN;
+	return 0;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The AF_XDP loop of one RX queue: RX burst, forward, TX, completion, fill. One thread.
+ *
+ * The only C that touches rings; they are made and taken down by libxdp, elsewhere. A frame of
+ * the UMEM is at each moment in exactly one place: free, with the kernel for receiving (fill
+ * ring, driver, RX ring), or with it for sending (TX and completion ring). The counts of the
+ * three always add up, and agree with the rings.
+ *
+ * What the XDP program needs to know lies in struct xg_queue (csrc/bpf/shared.h). The loop has
+ * as many frames with the kernel as its RX ring has places, and publishes their number as the
+ * credit: within it no frame that is handed over can be lost, neither to an empty fill ring nor
+ * to a full RX ring. A loop that cannot send stops receiving; then the credit ends, and the XDP
+ * program sends by itself.
+ */
+#ifndef XG_XSK_LOOP_H
+#define XG_XSK_LOOP_H
+
+#include <stdint.h>
+
+#include "bpf/shared.h"
+#include "forward.h"
+
+struct xsk_ring_prod;
+struct xsk_ring_cons;
+
+/* A socket's rings and the frames of the UMEM that are this loop's alone. */
+struct xg_loop_rings {
+	struct xsk_ring_prod *fill;
+	struct xsk_ring_cons *completion;
+	struct xsk_ring_cons *rx;
+	struct xsk_ring_prod *tx;
+	uint8_t *umem;		/* start of the UMEM's memory */
+	uint64_t first_frame;	/* number of the loop's first frame */
+	uint32_t frames;
+	uint32_t frame_size;	/* bytes, a power of two */
+	uint32_t driver_frames;	/* of those with the kernel, never handed over: in zero-copy mode
+				 * the host's own packets need them when the loop stands still */
+	int fd;			/* of the socket; -1: there is no kernel behind the rings */
+};
+
+/* Where the loop's frames are. */
+struct xg_loop_frames {
+	uint32_t free;
+	uint32_t receiving;
+	uint32_t sending;
+};
+
+struct xg_xsk_loop;
+
+/* Makes a loop. `forwarder` is copied; its counters become the queue's, and what a predecessor
+ * left unread is counted as lost. -EINVAL: frames or sizes; -ENOMEM. */
+int xg_xsk_loop_create(struct xg_xsk_loop **loop, const struct xg_loop_rings *rings,
+		       const struct xg_forwarder *forwarder, struct xg_queue *queue);
+void xg_xsk_loop_destroy(struct xg_xsk_loop *loop);
+
+/* Gives frames to the kernel for receiving and publishes the credit: once, before the socket is
+ * put into the map of sockets, and then in each turn. */
+void xg_xsk_loop_refill(struct xg_xsk_loop *loop);
+
+/* One turn: at most one burst. Returns the number of frames that were received. */
+uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop);
+
+/* Turns until xg_xsk_loop_stop(), waiting in poll() while there is nothing to do; then finishes
+ * what was handed over, at most XG_LOOP_DRAIN_MS. 0; -errno of poll(). */
+int xg_xsk_loop_run(struct xg_xsk_loop *loop);
+
+/* (any thread) Ends the credit: from now on the XDP program sends by itself. */
+void xg_xsk_loop_shut(struct xg_xsk_loop *loop);
+
+/* (any thread) Makes run() finish and return. */
+void xg_xsk_loop_stop(struct xg_xsk_loop *loop);
+
+/* Counts as lost what the kernel said it dropped; in run() ten times a second. */
+void xg_xsk_loop_account(struct xg_xsk_loop *loop);
+
+/* (the loop's thread, or none) 0; -EUCLEAN: the counts do not add up, or the rings disagree. */
+int xg_xsk_loop_frames(const struct xg_xsk_loop *loop, struct xg_loop_frames *frames);
+
+#define XG_LOOP_DRAIN_MS 500	/* a driver's slowest completion is milliseconds away */
+
+#endif
