@@ -20,6 +20,7 @@
 #endif
 
 #define NS_PER_MS 1000000ull
+#define RX_HEADROOM 256u	/* XDP_PACKET_HEADROOM: what the kernel leaves free in front */
 #define IDLE_MS 1000		/* then the loop looks at the socket's drops, if nothing else wakes it */
 #define PENDING_MS 1		/* the kernel had no room to send: soon again */
 #define DOWN_MS 100		/* the interface is down: it takes its time */
@@ -130,6 +131,7 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 		put_free(loop, (rings->first_frame + i - 1) * rings->frame_size);
 	loop->base = redirected(loop);
 	queue->counters[XG_COUNT_loop_lost] += loop->base - queue->consumed;
+	queue->frame_max = rings->frame_size - RX_HEADROOM;
 	publish((uint64_t *)&queue->credit, 0);
 	publish((uint64_t *)&queue->consumed, loop->base);
 	loop->looked_at_ns = now_ns();

@@ -130,8 +130,6 @@ class Agent:
     def _settings(self, address: IPv4Address, flood_group: IPv4Address) -> DataplaneSettings:
         config = self.config
         plane = config.dataplane
-        if plane.plane != "xdp":
-            raise ConfigError('[dataplane] plane: this version has "xdp" only')
         return DataplaneSettings(
             host=config.host.id,
             interface=config.host.interface,
@@ -146,6 +144,7 @@ class Agent:
             cgroup=plane.cgroup or netlink.cgroup2_mount(),
             flood_rate_pps=plane.flood_rate_pps,
             flood_new_rate_pps=plane.flood_new_rate_pps,
+            plane=plane.plane,
         )
 
     def _open_sockets(self, address: IPv4Address, group: IPv4Address) -> None:
@@ -211,7 +210,12 @@ class Agent:
     def _attach_packets(self) -> None:
         if not self.dataplane.mode:
             mode = self.dataplane.attach_packets()
-            self.log.info("attached", interface=self.config.host.interface, mode=mode)
+            self.log.info(
+                "attached",
+                interface=self.config.host.interface,
+                mode=mode,
+                forwarding=self.dataplane.forwarding,
+            )
 
     def stop(self, stay_attached: bool = False) -> None:
         """Says goodbye; `__exit__` takes everything off.
@@ -274,7 +278,7 @@ class Agent:
         tables = {"v4": self.dataplane.table4, "v6": self.dataplane.table6}
         return {
             "host": self.config.host.id,
-            "mode": "xdp",
+            "mode": self.dataplane.forwarding,
             "attached": self.dataplane.mode,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
@@ -336,6 +340,10 @@ class Agent:
             self.core.handle_event(event, now)
         if not self.routing.complete:
             self._refresh_routing()
+        try:
+            self.dataplane.check()
+        except HostError as error:
+            self._say(str(error))
 
     def _handle_core_events(self, now: int) -> None:
         while (event := self.core.next_event()) is not None:

@@ -203,6 +203,9 @@ class GossipConfig:
 class DataplaneConfig:
     """[dataplane]: how packets are taken and sent.
 
+    `plane`: "xsk", strays go through AF_XDP sockets, or "xdp", the XDP program sends them itself.
+    `mode`: "zero-copy", "copy", "native" (the better of the two), "skb" (generic XDP), or "auto":
+    native, and skb where the driver has no XDP.
     `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
     The two rates are floods a second, for sessions seen before and for never-seen ones.
     """
@@ -405,8 +408,8 @@ def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
     cgroup = table.text("cgroup", optional=True)
     pins = table.text("pins", optional=True)
     return DataplaneConfig(
-        plane=table.choice("plane", ("xdp", "xsk"), "xdp"),
-        mode=table.choice("mode", ("auto", "native", "skb"), "auto"),
+        plane=table.choice("plane", ("xsk", "xdp"), "xsk"),
+        mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
         tunnel_port=table.integer("tunnel_port", 1, 65535, DEFAULT_TUNNEL_PORT),
         cgroup=None if cgroup is None else Path(cgroup),
         pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),

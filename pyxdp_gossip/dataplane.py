@@ -18,6 +18,7 @@ from pyxdp_gossip._native import (
     FloodList,
     OwnerStates,
     SessionTable,
+    XskLoop,
     sum_counters,
 )
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
@@ -25,6 +26,8 @@ from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.session import KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.templates import HeaderTemplate
+from pyxdp_gossip.xsk import Umem, XskSocket
+from pyxdp_gossip.xsk_plane import XskPlane
 
 NO_TEMPLATE: Final = 0xFFFF
 ENTRIES_A_BUCKET: Final = 4
@@ -50,6 +53,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
 CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
 SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
 SERVICE: Final = struct.Struct("<HH")
+LOOP_SERVICE: Final = struct.Struct("<16s2sBxHxx")  # struct xg_forward_service
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 
@@ -143,6 +147,7 @@ class Dataplane:
         self._flood = FloodList()
         self._far: frozenset[int] = frozenset()
         self._mac = bytes(6)
+        self._plane: XskPlane | None = None
         self._peer_addresses: dict[int, IPv4Address] = {}
 
     def __enter__(self) -> Self:
@@ -224,6 +229,7 @@ class Dataplane:
 
     def close(self) -> None:
         """Frees what this process holds; what is attached stays attached. Repeatable."""
+        self._close_plane()
         for link in (self._attached.xdp, self._attached.sockops):
             if link:
                 link.close()
@@ -259,11 +265,17 @@ class Dataplane:
             old.detach()
 
     def attach_packets(self) -> str:
-        """Attaches the XDP program, or puts it in a predecessor's place.
+        """Attaches the XDP program, or puts it in a predecessor's place, and starts the loops.
 
         Returns:
             "native" or "skb".
         """
+        mode = self._attach_program()
+        if self.settings.plane == "xsk":
+            self._open_plane(mode)
+        return mode
+
+    def _attach_program(self) -> str:
         settings, index = self.settings, self._link.index
         pin = settings.pins / "xdp"
         fd = self._objects[0].program_fd("xg_redirect")
@@ -280,9 +292,55 @@ class Dataplane:
             return self._attached.mode
         if old:
             self._clear_predecessor(old)
-        link, mode = bpf_object.attach_xdp(pin, fd, index, settings.mode)
+        wanted = ATTACH_MODES[settings.mode]
+        link, mode = bpf_object.attach_xdp(pin, fd, index, wanted)
         self._attached.xdp, self._attached.mode = link, mode
         return mode
+
+    def _open_plane(self, attached: str) -> None:
+        link, mode = self._link, self.settings.mode
+        wanted = "skb" if attached == "skb" else "auto" if mode == "native" else mode
+        self._plane = XskPlane(
+            link.name, link.rx_queues, link.mtu, wanted, self._maps["xsks"], self._make_loop
+        )
+        self._plane.open()
+
+    def _make_loop(
+        self, number: int, socket: XskSocket, umem: Umem, driver_frames: int
+    ) -> XskLoop:
+        settings, rings = self.settings, socket.addresses
+        services = (
+            LOOP_SERVICE.pack(
+                packed16(service.vip), struct.pack("!H", service.port),
+                PROTOCOLS[service.protocol], slot,
+            )
+            for service, slot in settings.services.items()
+        )  # fmt: skip
+        return XskLoop(
+            host=settings.host,
+            table4=self.table4,
+            table6=self.table6,
+            owners=self.owners,
+            templates=self._templates,
+            services=b"".join(services),
+            flood=self._flood,
+            address=settings.address.packed,
+            tunnel_port=settings.tunnel_port,
+            queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
+            fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
+            umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,
+            driver_frames=driver_frames, fd=socket.fd, keep=(socket, umem),
+        )  # fmt: skip
+
+    def _close_plane(self) -> None:
+        plane, self._plane = self._plane, None
+        if plane:
+            plane.close()
+
+    def check(self) -> None:
+        """Raises HostError if a loop ended by itself: the XDP program does its work then."""
+        if self._plane:
+            self._plane.check()
 
     def _clear_predecessor(self, old: PinnedLink) -> None:
         """Takes an earlier agent's program, group and filter off another interface."""
@@ -304,8 +362,14 @@ class Dataplane:
         """How the XDP program is attached: "native", "skb", or "" before it is."""
         return self._attached.mode
 
+    @property
+    def forwarding(self) -> str:
+        """What forwards: the AF_XDP loops, "zero-copy", "copy" or "skb"; or "xdp"."""
+        return self._plane.mode if self._plane else "xdp"
+
     def detach(self) -> None:
         """Takes everything off the interface and the cgroup, pins included. Repeatable."""
+        self._close_plane()  # the sockets first: the other order has crashed kernels
         attached, self._attached = self._attached, _Attached()
         for link in (attached.xdp, attached.sockops):
             if link:
@@ -317,7 +381,9 @@ class Dataplane:
         _remove_folder(self.settings.pins)
 
     def abandon(self) -> None:
-        """Leaves what is attached at work beyond this process; a later `detach` does nothing."""
+        """Leaves what is attached at work beyond this process; a later `detach` does nothing.
+        The loops end, and the XDP program forwards by itself."""
+        self._close_plane()
         for link in (self._attached.xdp, self._attached.sockops):
             if link:
                 link.close()

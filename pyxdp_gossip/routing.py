@@ -19,6 +19,7 @@ class _Peer:
     address: IPv4Address
     tunnel_port: int
     template: HeaderTemplate | None = None
+    is_far: bool = False  # in another broadcast domain: the flood group does not reach it
     neighbour: netlink.Neighbour | None = None
 
 
@@ -155,7 +156,11 @@ class Routing:
                 cookie=self._cookie(self._address, peer.address),
                 mtu=hop.mtu,
             )
+        peer.is_far = hop is not None and hop.gateway is not None
         if template != peer.template:
             self._dataplane.set_template(host, template)
             peer.template = template
+        self._dataplane.set_flood_copies(
+            number for number, other in self._peers.items() if other.is_far
+        )
         self._release(before)

@@ -50,7 +50,7 @@ static __noinline int hand_over(struct xdp_md *ctx)
 	if (*(volatile __u64 *)&queue->credit == 0)
 		return 0;	/* there is no loop: the user chose so, or it was stopped */
 	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
-	    !loop_takes(queue, redirected) ||
+	    bpf_xdp_get_buff_len(ctx) > queue->frame_max || !loop_takes(queue, redirected) ||
 	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {
 		count(XG_COUNT_loop_behind);
 		return 0;

@@ -52,7 +52,8 @@ struct xg_queue {
 	__u64 reserved0[5];
 	__u64 credit;		/* loop: `redirected` may grow to this, there are frames for it */
 	__u64 consumed;		/* loop: of them, taken from the ring, or known to be lost */
-	__u64 reserved1[6];
+	__u64 frame_max;	/* loop: bytes of the largest frame that fits its UMEM's chunks */
+	__u64 reserved1[5];
 	__u64 counters[XG_QUEUE_COUNTERS];	/* loop: endings of its frames; enum xg_counter */
 };
 

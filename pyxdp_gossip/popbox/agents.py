@@ -41,7 +41,7 @@ def default_settings(host: int, folder: Path, pins: Path, cgroup: Path) -> dict[
             "key_file": str(folder.parent / "gossip.key"),
             "preset": "loopback",
         },
-        "dataplane": {"plane": "xdp", "pins": str(pins), "cgroup": str(cgroup)},
+        "dataplane": {"plane": "xsk", "pins": str(pins), "cgroup": str(cgroup)},
         "table": {"sessions_v4": 65536, "sessions_v6": 65536},
         "control": {"socket": str(folder / "control.sock")},
         "service": [

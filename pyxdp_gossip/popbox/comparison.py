@@ -40,6 +40,7 @@ class DemoOptions:
     seed: int = 1
     proxy: ProxyKind = "nginx"
     ipv6: bool = False
+    plane: str = "xsk"
 
     def check(self) -> None:
         """Raises BoxError if a number is outside its limits."""
@@ -147,7 +148,7 @@ class _Phase:
         options = self._options
         with Box(options.hosts, 1, options.proxy, options.ipv6, seed=options.seed) as box:
             if self._with_gossip:
-                box.start_agents()
+                box.start_agents(settings={"dataplane": {"plane": options.plane}})
             self._step(f"{self._name}: {options.hosts} hosts up")
             with Crowd(box, options.connections, options.seed) as crowd:
                 crowd.wait_ready()

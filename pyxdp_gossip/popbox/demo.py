@@ -118,6 +118,13 @@ def _run_with_bar(options: DemoOptions) -> DemoResult:
 )
 @click.option("--ipv6", is_flag=True, help="The clients speak IPv6.")
 @click.option(
+    "--plane",
+    type=click.Choice(["xsk", "xdp"]),
+    default="xsk",
+    show_default=True,
+    help="What forwards strays: AF_XDP sockets, or the XDP program.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -130,6 +137,7 @@ def demo_command(
     seed: int,
     proxy: str,
     ipv6: bool,
+    plane: str,
     json_file: Path | None,
 ) -> None:
     """A POP in network namespaces: ECMP changes without and with pyxdp-gossip. Needs root.
@@ -137,7 +145,7 @@ def demo_command(
     Exit status: 0 nothing broke with pyxdp-gossip (or interrupted); 1 something did; 2 could not
     run.
     """
-    options = DemoOptions(hosts, connections, changes, seed, cast(ProxyKind, proxy), ipv6)
+    options = DemoOptions(hosts, connections, changes, seed, cast(ProxyKind, proxy), ipv6, plane)
     before = signal.signal(signal.SIGTERM, _on_terminate)
     try:
         if json_file is not None and not json_file.absolute().parent.is_dir():

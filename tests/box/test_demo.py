@@ -10,15 +10,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "mode"),
     [
-        ["--seed", "1"],
-        ["--seed", "2", "--ipv6", "--proxy", "haproxy"],
-        ["--seed", "3", "--hosts", "6"],
+        (["--seed", "1"], "copy"),
+        (["--seed", "2", "--ipv6", "--proxy", "haproxy"], "copy"),
+        (["--seed", "3", "--hosts", "6"], "copy"),
+        (["--seed", "1", "--plane", "xdp"], "xdp"),
     ],
-    ids=["nginx-ipv4", "haproxy-ipv6", "six-hosts"],
+    ids=["nginx-ipv4", "haproxy-ipv6", "six-hosts", "xdp-plane"],
 )
-def test_the_demo_keeps_every_connection(flags: list[str], tmp_path: Path) -> None:
+def test_the_demo_keeps_every_connection(flags: list[str], mode: str, tmp_path: Path) -> None:
     path = tmp_path / "demo.json"
     argv = [sys.executable, "-m", "pyxdp_gossip", "demo", "--json", str(path)]
     done = subprocess.run(
@@ -36,4 +37,4 @@ def test_the_demo_keeps_every_connection(flags: list[str], tmp_path: Path) -> No
     assert gossip["wrong_bytes"] == 0
     assert gossip["strays_forwarded"] > 0
     assert 0 < gossip["broken_owner_died"] < result["connections"]
-    assert gossip["mode"] == "xdp"
+    assert gossip["mode"] == mode

@@ -62,7 +62,7 @@ def test_the_least_file_gets_the_defaults(tmp_path: Path) -> None:
     assert config.gossip.keys == (Key(1, SECRET),)
     assert config.gossip.timing == Timing()
     assert config.services == (Service(ip_address("198.51.100.1"), 443, "tcp"),)
-    assert (config.dataplane.plane, config.dataplane.tunnel_port) == ("xdp", 6080)
+    assert (config.dataplane.plane, config.dataplane.tunnel_port) == ("xsk", 6080)
     assert config.dataplane.pins == Path("/sys/fs/bpf/pyxdp-gossip/host-3")
     assert config.control_socket == Path("/run/pyxdp-gossip/host-3.sock")
     assert (config.table.sessions_v4, config.table.sessions_v6) == (1_048_576, 262_144)
@@ -161,8 +161,8 @@ WRONG = [
     ("service", [SERVICE | {"prot": "tcp"}], "unknown key `prot`.*`protocol`|`port`"),
     ("service", [], r"no \[\[service\]\] is there"),
     ("service", SERVICE, r"tables \[\[service\]\]"),
-    ("dataplane", {"plane": "dpdk"}, '"xdp" or "xsk"'),
-    ("dataplane", {"mode": "fast"}, '"auto" or "native" or "skb"'),
+    ("dataplane", {"plane": "dpdk"}, '"xsk" or "xdp"'),
+    ("dataplane", {"mode": "fast"}, '"auto" or "zero-copy" or "copy" or "native"'),
     ("dataplane", {"flood_rate_pps": 0}, "flood_rate_pps is 0"),
     ("dataplane", {"tunnel_port": 7946}, "another port than the gossip's"),
     ("dataplane", {"cgroup": ""}, "expected a text"),

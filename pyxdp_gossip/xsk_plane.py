@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The AF_XDP plane of one interface: for each RX queue a UMEM, a socket and a loop's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from pyxdp_gossip.bpf_object import BpfMap
+from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.xsk import Umem, XskSocket
+
+FRAMES: Final = 4096  # a queue: as many as can wait to be received and to be sent, together
+RING: Final = 2048  # libxdp's own default; 3 ms of 64-byte frames at 700,000 a second
+FRAME_SIZE: Final = 2048
+LARGE_FRAME_SIZE: Final = 4096  # a page, the most that the kernel takes
+RX_HEADROOM: Final = 256  # XDP_PACKET_HEADROOM: the outer headers go there
+L2_MAX: Final = 22  # Ethernet and two VLAN tags
+# In zero-copy mode the driver receives the host's own packets into the UMEM as well. So many
+# frames are never handed over: a frozen agent must not stop the queue. A common RX ring's size.
+DRIVER_FRAMES: Final = 1024
+JOIN_S: Final = 5.0  # a loop finishes within half a second (XG_LOOP_DRAIN_MS)
+
+
+class Loop(Protocol):
+    """What the plane asks of `_native.XskLoop`."""
+
+    def run(self) -> None:
+        """Until stopped."""
+
+    def shut(self) -> None:
+        """Nothing more is handed over."""
+
+    def stop(self) -> None:
+        """Makes `run` finish and return."""
+
+    def frames(self) -> tuple[int, int, int]:
+        """Free, with the kernel for receiving, and for sending."""
+
+
+MakeLoop = Callable[[int, XskSocket, Umem, int], Loop]
+"""Queue, socket, UMEM and the frames that stay the driver's."""
+
+
+class _Queue:
+    """One queue's parts, and the thread that runs its loop."""
+
+    def __init__(self, name: str, umem: Umem, socket: XskSocket, loop: Loop) -> None:
+        self.umem = umem
+        self.socket = socket
+        self.loop = loop
+        self.failure: Exception | None = None
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except Exception as error:  # told to whoever looks after the plane
+            self.failure = error
+            self.loop.shut()
+
+
+def frame_size_for(mtu: int) -> int:
+    """Bytes of a UMEM chunk that holds a frame of this MTU with the kernel's room in front."""
+    return FRAME_SIZE if mtu + L2_MAX + RX_HEADROOM <= FRAME_SIZE else LARGE_FRAME_SIZE
+
+
+class XskPlane:
+    """Sockets and loops of an interface, from `open()` to `close()`.
+
+    Args:
+        interface: its name; an XDP program that redirects to `xsks` is attached already.
+        queues: RX queues 0..n-1.
+        mtu: of the interface, bytes.
+        mode: "auto", "zero-copy", "copy", or "skb" if the program is attached so.
+        xsks: the XSKMAP.
+        make_loop: makes the loop of a queue; it may be handed frames from then on.
+    """
+
+    def __init__(
+        self, interface: str, queues: int, mtu: int, mode: str, xsks: BpfMap, make_loop: MakeLoop
+    ) -> None:
+        self._interface = interface
+        self._numbers = range(min(queues, xsks.max_entries))
+        self._frame_size = frame_size_for(mtu)
+        self._mode = mode
+        self._xsks = xsks
+        self._make_loop = make_loop
+        self._queues: list[_Queue] = []
+        self.mode = ""
+
+    def open(self) -> str:
+        """Binds the sockets and starts the loops.
+
+        Returns:
+            "zero-copy", "copy" or "skb": what was picked. With "auto" all queues get the same.
+
+        Raises:
+            HostError: no socket could be made so; nothing is left.
+        """
+        try:
+            for number in self._numbers:
+                self._open_queue(number)
+        except BaseException:
+            self.close()
+            raise
+        return self.mode
+
+    def _open_queue(self, number: int) -> None:
+        with contextlib.ExitStack() as stack:
+            umem = stack.enter_context(Umem(FRAMES, frame_size=self._frame_size))
+            socket = stack.enter_context(
+                XskSocket(
+                    umem, self._interface, number, mode=self.mode or self._mode,
+                    rx_size=RING, tx_size=RING, fill_size=RING, completion_size=RING,
+                )
+            )  # fmt: skip
+            zero_copy = socket.mode == "zero-copy"
+            loop = self._make_loop(number, socket, umem, DRIVER_FRAMES if zero_copy else 0)
+            queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop)
+            stack.pop_all()
+        self._queues.append(queue)
+        self.mode = socket.mode
+        queue.thread.start()
+        socket.register(self._xsks)
+
+    def close(self) -> None:
+        """Takes sockets and loops down; from the first moment on the XDP program sends by
+        itself, and what the loops were handed before is still sent. Repeatable."""
+        for queue in self._queues:
+            queue.loop.shut()
+        for queue in self._queues:
+            queue.socket.unregister()
+            queue.loop.stop()
+        for queue in self._queues:
+            queue.thread.join(JOIN_S)
+        for queue in self._queues:
+            if not queue.thread.is_alive():  # else its memory is in use, until the process ends
+                queue.socket.close()
+                queue.umem.close()
+        self._queues.clear()
+        self.mode = ""
+
+    def check(self) -> None:
+        """Raises HostError if a loop ended by itself; its frames are the XDP program's then."""
+        for queue in self._queues:
+            if queue.failure:
+                raise HostError(f"the loop of {queue.thread.name} ended: {queue.failure}")
