@@ -18,6 +18,9 @@
 #ifndef SOL_XDP
 #define SOL_XDP 283
 #endif
+#ifndef XDP_MAX_TX_SKB_BUDGET	/* Linux 6.17: frames a call in copy mode, 32 before */
+#define XDP_MAX_TX_SKB_BUDGET 9
+#endif
 
 #define NS_PER_MS 1000000ull
 #define RX_HEADROOM 256u	/* XDP_PACKET_HEADROOM: what the kernel leaves free in front */
@@ -25,7 +28,7 @@
 #define PENDING_MS 1		/* the kernel had no room to send: soon again */
 #define DOWN_MS 100		/* the interface is down: it takes its time */
 #define ACCOUNT_NS (100 * NS_PER_MS)
-#define KICKS_A_TURN 8		/* in copy mode the kernel sends 32 frames a call */
+#define KICKS_A_TURN 8		/* in copy mode the kernel sends 32 frames a call before 6.17 */
 /* Twice the longest wait: what lies in the ring after such a gap came while we were stopped. */
 #define STALE_NS (2 * IDLE_MS * NS_PER_MS)
 
@@ -89,6 +92,15 @@ static void put_free(struct xg_xsk_loop *loop, uint64_t address)
 
 /* ---- life ---- */
 
+/* Fewer system calls in copy mode; an older kernel refuses, and sends 32 frames a call. */
+static void ask_for_long_calls(const struct xg_loop_rings *rings)
+{
+	uint32_t frames = rings->tx->size;
+
+	if (rings->fd >= 0)
+		setsockopt(rings->fd, SOL_XDP, XDP_MAX_TX_SKB_BUDGET, &frames, sizeof(frames));
+}
+
 static uint32_t smallest(uint32_t a, uint32_t b)
 {
 	return a < b ? a : b;
@@ -135,6 +147,7 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 	publish((uint64_t *)&queue->credit, 0);
 	publish((uint64_t *)&queue->consumed, loop->base);
 	loop->looked_at_ns = now_ns();
+	ask_for_long_calls(rings);
 	*made = loop;
 	return 0;
 free_stack:
