@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-BPF_OBJECTS = ("redirect", "sessions", "observer")
+BPF_OBJECTS = ("redirect", "sessions", "observer", "xsk_all")
 INCLUDES = (Path("/usr/include"), Path("/usr/local/include"))
 
 # What must be there, and the Debian package that brings it.
@@ -108,8 +108,14 @@ NATIVE = Extension(
     ],
 )
 
+RINGS = Extension(
+    "pyxdp_gossip._rings",
+    sources=["pyxdp_gossip/_rings.pyx"],
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fno-strict-aliasing"],
+)
+
 setup(
-    ext_modules=[NATIVE],
+    ext_modules=[NATIVE, RINGS],
     cffi_modules=["pyxdp_gossip/_libxdp_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildAll},
 )

@@ -61,6 +61,32 @@ ffibuilder.cdef(
 
     /* ---- libxdp ---- */
     int xg_attached_names(int ifindex, char *names, size_t size);
+
+    struct xsk_umem;
+    struct xsk_socket;
+    struct xsk_ring_prod { uint32_t size; ...; };
+    struct xsk_ring_cons { uint32_t size; ...; };
+    struct xdp_statistics { uint64_t rx_dropped, rx_invalid_descs, tx_invalid_descs,
+                            rx_ring_full, rx_fill_ring_empty_descs, tx_ring_empty_descs; ...; };
+    #define XDP_COPY ...
+    #define XDP_ZEROCOPY ...
+    #define XDP_USE_NEED_WAKEUP ...
+
+    int xg_umem_create(struct xsk_umem **umem, void *area, uint64_t size,
+                       struct xsk_ring_prod *fill, struct xsk_ring_cons *completion,
+                       uint32_t fill_size, uint32_t completion_size, uint32_t frame_size);
+    int xsk_umem__delete(struct xsk_umem *umem);
+    int xg_socket_create(struct xsk_socket **socket, const char *interface, uint32_t queue,
+                         struct xsk_umem *umem, struct xsk_ring_cons *rx,
+                         struct xsk_ring_prod *tx, struct xsk_ring_prod *fill,
+                         struct xsk_ring_cons *completion, uint32_t rx_size, uint32_t tx_size,
+                         uint16_t bind_flags);
+    int xsk_socket__fd(const struct xsk_socket *socket);
+    int xsk_socket__update_xskmap(struct xsk_socket *socket, int map_fd);
+    void xsk_socket__delete(struct xsk_socket *socket);
+    int xg_socket_is_zero_copy(int fd);
+    int xg_socket_statistics(int fd, struct xdp_statistics *statistics);
+    int xg_socket_kick(int fd, int send);
     """
 )
 
@@ -75,6 +101,12 @@ ffibuilder.set_source(
     #include <bpf/bpf.h>
     #include <bpf/libbpf.h>
     #include <xdp/libxdp.h>
+    #include <xdp/xsk.h>
+    #include <sys/socket.h>
+
+    #ifndef SOL_XDP
+    #define SOL_XDP 283
+    #endif
 
     static char last_message[2048];
 
@@ -152,6 +184,60 @@ ffibuilder.set_source(
                                          xdp_program__name(program));
         xdp_multiprog__close(all);
         return 0;
+    }
+
+    static int xg_umem_create(struct xsk_umem **umem, void *area, uint64_t size,
+                              struct xsk_ring_prod *fill, struct xsk_ring_cons *completion,
+                              uint32_t fill_size, uint32_t completion_size, uint32_t frame_size)
+    {
+        struct xsk_umem_config config = {
+            .fill_size = fill_size, .comp_size = completion_size, .frame_size = frame_size,
+        };
+
+        return xsk_umem__create(umem, area, size, fill, completion, &config);
+    }
+
+    static int xg_socket_create(struct xsk_socket **socket, const char *interface,
+                                uint32_t queue, struct xsk_umem *umem, struct xsk_ring_cons *rx,
+                                struct xsk_ring_prod *tx, struct xsk_ring_prod *fill,
+                                struct xsk_ring_cons *completion, uint32_t rx_size,
+                                uint32_t tx_size, uint16_t bind_flags)
+    {
+        struct xsk_socket_config config = {
+            .rx_size = rx_size, .tx_size = tx_size, .bind_flags = bind_flags,
+            .libbpf_flags = XSK_LIBBPF_FLAGS__INHIBIT_PROG_LOAD,
+        };
+
+        libxdp_set_print(silent);
+        return xsk_socket__create_shared(socket, interface, queue, umem, rx, tx, fill,
+                                         completion, &config);
+    }
+
+    static int xg_socket_is_zero_copy(int fd)
+    {
+        struct xdp_options options = {};
+        socklen_t len = sizeof(options);
+
+        if (getsockopt(fd, SOL_XDP, XDP_OPTIONS, &options, &len))
+            return -errno;
+        return !!(options.flags & XDP_OPTIONS_ZEROCOPY);
+    }
+
+    static int xg_socket_statistics(int fd, struct xdp_statistics *statistics)
+    {
+        socklen_t len = sizeof(*statistics);
+
+        memset(statistics, 0, sizeof(*statistics));
+        return getsockopt(fd, SOL_XDP, XDP_STATISTICS, statistics, &len) ? -errno : 0;
+    }
+
+    /* Makes the kernel look at the TX ring, or at the fill ring. */
+    static int xg_socket_kick(int fd, int send)
+    {
+        ssize_t rc = send ? sendto(fd, NULL, 0, MSG_DONTWAIT, NULL, 0)
+                          : recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
+
+        return rc < 0 ? -errno : 0;
     }
 
     static int xg_test_run(int program_fd, const void *data_in, uint32_t data_in_len,

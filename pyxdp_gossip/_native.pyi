@@ -431,7 +431,8 @@ class XskLoop:
     """The AF_XDP loop of one RX queue: RX burst, forward, TX, completion, fill.
 
     It has frames with the kernel and publishes its credit as soon as it is made. `run` belongs to
-    one thread and drops the GIL; `shut` and `stop` may be called from any other.
+    one thread and drops the GIL; `shut` and `stop` may be called from any other. All raise
+    RuntimeError after `close`.
     """
 
     def __init__(
@@ -499,4 +500,11 @@ class XskLoop:
         Raises:
             RuntimeError: it runs.
             OSError: EUCLEAN, they do not add up or the rings disagree: a bug.
+        """
+
+    def close(self) -> None:
+        """Forget the rings, before their memory goes. Repeatable.
+
+        Raises:
+            RuntimeError: it runs.
         """

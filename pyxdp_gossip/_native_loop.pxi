@@ -141,10 +141,20 @@ cdef class XskLoop:
     def __dealloc__(self):
         xg_xsk_loop_destroy(self._loop)
 
+    cdef xg_xsk_loop *_open(self) except NULL:
+        if self._loop == NULL:
+            raise RuntimeError("the loop is closed")
+        return self._loop
+
+    cdef int _rest(self) except -1:
+        self._open()
+        if self._running:
+            raise RuntimeError("the loop runs, in its one thread")
+        return 0
+
     def run(self):
         cdef int rc
-        if self._running:
-            raise RuntimeError("the loop has one thread: it runs already")
+        self._rest()
         self._running = True
         with nogil:
             rc = xg_xsk_loop_run(self._loop)
@@ -152,14 +162,19 @@ cdef class XskLoop:
         check(rc)
 
     def shut(self):
-        xg_xsk_loop_shut(self._loop)
+        xg_xsk_loop_shut(self._open())
 
     def stop(self):
-        xg_xsk_loop_stop(self._loop)
+        xg_xsk_loop_stop(self._open())
 
     def frames(self):
         cdef xg_loop_frames frames
-        if self._running:
-            raise RuntimeError("the loop runs: its frames are on their way")
+        self._rest()
         check(xg_xsk_loop_frames(self._loop, &frames))
         return frames.free, frames.receiving, frames.sending
+
+    def close(self):
+        if self._loop != NULL:
+            self._rest()
+            xg_xsk_loop_destroy(self._loop)
+            self._loop = NULL

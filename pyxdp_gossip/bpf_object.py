@@ -216,7 +216,7 @@ class PinnedLink:
     program in the old one's place, without a packet between the two.
     """
 
-    def __init__(self, pin: Path, fd: int) -> None:
+    def __init__(self, pin: Path | None, fd: int) -> None:
         self.pin = pin
         self.fd = fd
 
@@ -228,12 +228,13 @@ class PinnedLink:
 
     @classmethod
     def create(
-        cls, pin: Path, program_fd: int, target: int, attach_type: int, flags: int, what: str
+        cls, pin: Path | None, program_fd: int, target: int, attach_type: int, flags: int, what: str
     ) -> PinnedLink:
         """Attaches a program and pins the link.
 
         Args:
-            pin: a path in a BPF file system whose folder exists.
+            pin: a path in a BPF file system whose folder exists; None: the program goes with the
+                process.
             target: an interface's index, or a cgroup's descriptor.
             attach_type: BPF_XDP or BPF_CGROUP_SOCK_OPS.
             flags: XDP_FLAGS_*; 0 for a cgroup.
@@ -241,8 +242,10 @@ class PinnedLink:
         """
         lib.xg_clear_message()
         fd = checked(what, lib.xg_link_create(program_fd, target, attach_type, flags))
-        pin.unlink(missing_ok=True)
         link = cls(pin, fd)
+        if pin is None:
+            return link
+        pin.unlink(missing_ok=True)
         try:
             checked(f"pin {pin}", lib.bpf_obj_pin(fd, os.fsencode(pin)))
         except HostError:
@@ -258,13 +261,13 @@ class PinnedLink:
             return True
         if -rc in (errno.ENOLINK, errno.ENODEV, errno.EINVAL):
             return False
-        raise system_error(f"replace the program of {self.pin.name}", -rc)
+        raise system_error(f"replace the program of {self.pin}", -rc)
 
     @property
     def ifindex(self) -> int:
         """The interface of an XDP link; 0: it is gone."""
         index = ffi.new("uint32_t *")
-        checked(f"link {self.pin.name}", lib.xg_link_ifindex(self.fd, index))
+        checked(f"link {self.pin}", lib.xg_link_ifindex(self.fd, index))
         return int(index[0])
 
     def detach(self) -> None:
@@ -274,7 +277,8 @@ class PinnedLink:
 
     def remove(self) -> None:
         """Detaches the program and removes the pin."""
-        self.pin.unlink(missing_ok=True)
+        if self.pin:
+            self.pin.unlink(missing_ok=True)
         self.detach()
 
     def close(self) -> None:
@@ -284,10 +288,13 @@ class PinnedLink:
             self.fd = -1
 
 
-def attach_xdp(pin: Path, program_fd: int, ifindex: int, mode: str) -> tuple[PinnedLink, str]:
+def attach_xdp(
+    pin: Path | None, program_fd: int, ifindex: int, mode: str
+) -> tuple[PinnedLink, str]:
     """Attaches an XDP program in the best mode that is allowed.
 
     Args:
+        pin: keeps it attached after this process; None: it goes with it.
         mode: "native", "skb", or "auto": native, and skb if the driver has no native mode.
 
     Returns:

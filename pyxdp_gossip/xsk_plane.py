@@ -39,6 +39,9 @@ class Loop(Protocol):
     def frames(self) -> tuple[int, int, int]:
         """Free, with the kernel for receiving, and for sending."""
 
+    def close(self) -> None:
+        """Forgets the rings, before their memory goes."""
+
 
 MakeLoop = Callable[[int, XskSocket, Umem, int], Loop]
 """Queue, socket, UMEM and the frames that stay the driver's."""
@@ -110,13 +113,14 @@ class XskPlane:
 
     def _open_queue(self, number: int) -> None:
         with contextlib.ExitStack() as stack:
-            umem = stack.enter_context(Umem(FRAMES, frame_size=self._frame_size))
+            size = self._frame_size
+            umem = stack.enter_context(
+                Umem(FRAMES, frame_size=size, fill_size=RING, completion_size=RING)
+            )
+            mode = self.mode or self._mode  # all queues alike
             socket = stack.enter_context(
-                XskSocket(
-                    umem, self._interface, number, mode=self.mode or self._mode,
-                    rx_size=RING, tx_size=RING, fill_size=RING, completion_size=RING,
-                )
-            )  # fmt: skip
+                XskSocket(umem, self._interface, number, mode=mode, rx_size=RING, tx_size=RING)
+            )
             zero_copy = socket.mode == "zero-copy"
             loop = self._make_loop(number, socket, umem, DRIVER_FRAMES if zero_copy else 0)
             queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop)
@@ -138,6 +142,8 @@ class XskPlane:
             queue.thread.join(JOIN_S)
         for queue in self._queues:
             if not queue.thread.is_alive():  # else its memory is in use, until the process ends
+                queue.loop.frames()  # a loop whose frames do not add up has a bug: say so
+                queue.loop.close()
                 queue.socket.close()
                 queue.umem.close()
         self._queues.clear()
