@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The golden packets over a real link: XDP program and AF_XDP loop together, byte for byte."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pyxdp_gossip.stats import ENDINGS
+from tests.golden import Golden, encapsulated, plain_rows
+from tests.golden_tunnel import tunnel_rows
+from tests.golden_world import OWN_MAC, PEER, ROUTES
+from tests.kernel.conftest import connect
+from tests.kernel.dataplane_fixture import (
+    DEVICE,
+    OUTSIDE,
+    HostUnderTest,
+    host_under_test,
+    make_pair,
+    own_namespaces,
+)
+from tests.kernel.wire import WAIT_S, Wire, wire
+from tests.model import MARK_FLOOD, MARK_HOP, parse
+
+ROWS = [row for row in plain_rows() + tunnel_rows() if row.flood]
+HANDED_OVER = ("stray_forwarded", "syn_forwarded")
+FLOODED = ("miss_flooded", "misdirected_flooded")
+ETHERNET_BYTES = 14
+UDP_AND_GUE = 8 + 16
+MTU = 1700  # the largest golden packet has outer headers of its own
+
+
+class Link:
+    """A host's data path at one end of a link, and a wire at the other."""
+
+    def __init__(self, host: HostUnderTest, far: Wire) -> None:
+        self.host = host
+        self.far = far
+
+    def counted(self, before: dict[str, int], description: str) -> dict[str, int]:
+        """What rose since, once at least one frame has ended."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            now = self.host.plane.statistics().counters
+            risen = {name: now[name] - before[name] for name in now if now[name] > before[name]}
+            if any(name in ENDINGS for name in risen):
+                return risen
+        raise AssertionError("the frame ended nowhere: " + description)
+
+    def check(self, row: Golden) -> dict[str, int]:
+        """One frame over the link; its ending, and its bytes if it comes back."""
+        before = dict(self.host.plane.statistics().counters)
+        self.far.send(row.frame)
+        risen = self.counted(before, row.description)
+        endings = {name: count for name, count in risen.items() if name in ENDINGS}
+        assert endings == {row.ending: 1}, f"{row.description}: {risen}"
+        if ENDINGS[row.ending] == "tx":
+            frame = self.far.receive_tunnelled(OWN_MAC)
+            assert frame == row.output, f"{row.description}: {frame.hex()}"
+        return risen
+
+
+@pytest.fixture(scope="module", params=["copy", "skb"])
+def link(request: pytest.FixtureRequest) -> Iterator[Link]:
+    """One link for all golden packets, with the loop in one of the modes that a veth has."""
+    with own_namespaces() as make:
+        inside, outside = make_pair(make, connect)
+        for namespace, device in ((inside, DEVICE), (outside, OUTSIDE)):
+            namespace.ip(f"link set {device} mtu {MTU}")
+        # no frame of the kernel's own may end in a counter meanwhile
+        outside.exec(f"sysctl -qw net.ipv6.conf.{OUTSIDE}.disable_ipv6=1")
+        with (
+            host_under_test(inside, plane="xsk", mode=request.param) as host,
+            wire(outside, OUTSIDE) as far,
+        ):
+            inside.run(host.plane.attach_packets)
+            assert host.plane.forwarding == request.param
+            host.set_flood()
+            yield Link(host, far)
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["agent alive", "agent dead"])
+def test_both_planes_together_agree_with_the_golden_packets(link: Link, alive: bool) -> None:
+    link.host.set_agent(alive)
+    for row in ROWS:
+        if row.agent_alive != alive or len(row.frame) < ETHERNET_BYTES:
+            continue
+        risen = link.check(row)
+        assert risen.get("handed_over", 0) == (row.ending in HANDED_OVER or is_big_stray(row))
+
+
+def is_big_stray(row: Golden) -> bool:
+    """Too big for its owner's path: that is found where the template is written."""
+    return row.ending == "too_big" and "flood" not in row.description.lower()
+
+
+def copy_for(row: Golden, host: int) -> bytes:
+    """The copy of a flood that a host beyond the group must get."""
+    inner = row.output[parse(row.output).l4 + UDP_AND_GUE :]
+    ethernet = bytes(12) + (b"\x08\x00" if inner[0] >> 4 == 4 else b"\x86\xdd")
+    mark = MARK_FLOOD if row.ending == "miss_flooded" else MARK_FLOOD | MARK_HOP
+    return encapsulated(ethernet + inner, ROUTES[host], mark)
+
+
+def test_with_hosts_beyond_the_group_the_loop_floods_and_copies(link: Link) -> None:
+    link.host.set_agent(True)
+    link.host.namespace.run(link.host.plane.set_flood_copies, [PEER])
+    try:
+        rows = [row for row in ROWS if row.ending in FLOODED and row.agent_alive]
+        assert {row.ending for row in rows} == set(FLOODED)
+        for row in rows:
+            before = link.host.plane.statistics()
+            link.check(row)
+            assert link.far.receive_tunnelled(OWN_MAC) == copy_for(row, PEER), row.description
+            risen = link.host.plane.statistics().since(before)
+            assert (risen["handed_over"], risen["flood_copies"]) == (1, 1)
+    finally:
+        link.host.namespace.run(link.host.plane.set_flood_copies, [])
