@@ -9,29 +9,35 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python3-dev python3-venv
 DEBIAN_RUN := bpftool iproute2 procps util-linux nginx-light haproxy ethtool nftables
 DEBIAN_TEST := libclang-rt-14-dev
+DEBIAN_BENCH := dpdk-dev librte-net-af-xdp23 librte-mempool-ring23 wrk
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
-.PHONY: help setup demo test test-full lint bench clean
+.PHONY: help setup demo test test-full lint bench bench-setup clean
 
 help:
 	@echo "make setup | demo | test | test-full | bench | lint | clean"
 
 setup: $(VENV)/.built
 
-# Asks dpkg, not a stamp: a stamp would outlive a package that was removed.
+# Installs those of $(1) that are missing. Asks dpkg, not a stamp: a stamp would outlive a package
+# that was removed.
+define install_debian
+@missing=""; for package in $(1); do \
+	dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+		|| missing="$$missing $$package"; done; \
+if [ -n "$$missing" ]; then \
+	echo "installing:$$missing"; \
+	$(SUDO) apt-get update -q && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -q -y --no-install-recommends $$missing; fi
+endef
+
 .PHONY: debian
 debian:
-	@missing=""; for package in $(DEBIAN_BUILD) $(DEBIAN_RUN) $(DEBIAN_TEST); do \
-		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-			|| missing="$$missing $$package"; done; \
-	if [ -n "$$missing" ]; then \
-		echo "installing:$$missing"; \
-		$(SUDO) apt-get update -q && \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -q -y --no-install-recommends $$missing; fi
+	$(call install_debian,$(DEBIAN_BUILD) $(DEBIAN_RUN) $(DEBIAN_TEST))
 
 $(VENV)/.packages: pyproject.toml | debian
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,8 +63,12 @@ test: setup lint
 test-full: test
 	$(SUDO) bash tests/demo_matrix.sh
 
-bench: setup
-	for name in lookup xdp; do \
+# The load generator, and the systems that the benchmarks compare with.
+bench-setup: setup
+	$(call install_debian,$(DEBIAN_BENCH))
+
+bench: bench-setup
+	for name in lookup xdp forward overhead; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
 
@@ -68,5 +78,5 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf build $(VENV) *.egg-info pyxdp_gossip/*.so pyxdp_gossip/bpf/*.o \
+	rm -rf build bench/build $(VENV) *.egg-info pyxdp_gossip/*.so pyxdp_gossip/bpf/*.o \
 		pyxdp_gossip/_native.c pyxdp_gossip/_libxdp.c

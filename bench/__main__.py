@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,29 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import lookup, machine, xdp
+from bench import forward, lookup, machine, overhead, xdp
 
-BENCHMARKS = {"lookup": lookup.run, "xdp": xdp.run}
+BENCHMARKS = {
+    "forward": forward.run,
+    "lookup": lookup.run,
+    "overhead": overhead.run,
+    "xdp": xdp.run,
+}
+PROSE = ("note", "bound_by")  # sentences: below the table, once
 
 
 def show(name: str, rows: list[dict[str, Any]]) -> None:
-    """The rows as a table."""
+    """The rows as a table, and what bounds them."""
     table = Table(title=name)
-    for key in rows[0]:
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in PROSE]
+    for key in keys:
         table.add_column(key, justify="right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+        table.add_row(*(str(row.get(key, "")) for key in keys))
+    console = Console()
+    console.print(table)
+    for text in dict.fromkeys(row[key] for key in PROSE for row in rows if key in row):
+        console.print(text)
 
 
 @click.command()
@@ -34,6 +45,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
 @click.option("--pin", help="CPUs to run on: 0 or 0,1.")
 def main(name: str, path: Path | None, seed: int, pin: str | None) -> None:
     """Runs one benchmark and prints its rows."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: all is taken down
     if pin:
         os.sched_setaffinity(0, {int(cpu) for cpu in pin.split(",")})
     rows = BENCHMARKS[name](seed)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name")
 
 
 def describe() -> dict[str, Any]:
@@ -37,3 +39,14 @@ def repeat(measure: Callable[[], float], times: int) -> dict[str, float]:
         "min": round(min(values), 2),
         "max": round(max(values), 2),
     }
+
+
+def turns(names: Sequence[Name], rounds: int) -> list[Name]:
+    """Who is measured when: each once a round, forwards and backwards in turn (ABBA), and each
+    pair of rounds begins with another one, so that a drift of the machine cancels."""
+    order: list[Name] = []
+    for number in range(rounds):
+        first = number // 2 % max(1, len(names))
+        rotated = [*names[first:], *names[:first]]
+        order += rotated[::-1] if number % 2 else rotated
+    return order

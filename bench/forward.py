@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Frames a second that a forwarder on a veth gives back, ours beside the systems to beat."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich.progress import Progress
+
+from bench import programs
+from bench.forwarders import FORWARDERS, Forwarder, Running, Setting
+from bench.link import DRAIN_S, HOST, SENDER, VIP, Counts, Link
+from bench.machine import turns
+from bench.world import World
+
+BOUND_BY: Final = (
+    "A veth's NAPI runs on the CPU that transmitted. An XDP plane therefore shares one core with "
+    "the sender (live frames, no skb) and the sink: 1/rate is sender + veth twice + program + "
+    "sink, and the ratio to xdp-macswap, not the rate, judges the program (memory: 1 M sessions "
+    "in random order). AF_XDP forwarders have the second core and are bound by copy mode: an skb "
+    "is made for each frame that is sent. A veth has no zero-copy."
+)
+FRAME_LEN: Final = programs.FRAME_BYTES
+STEADY_S: Final = 20.0  # testpmd takes two seconds to start; a loaded machine longer
+POLL_S: Final = 0.01
+FIRST_PPS: Final = 10_000.0  # until the forwarder gives the first frame back
+PACED_SHARE: Final = 0.7  # of the measured rate: below saturation nothing may be lost
+
+# ours, theirs
+COMPARISONS: Final = (
+    ("ours-xdp", "xdp-macswap"),
+    ("ours-xsk", "testpmd"),
+    ("ours-xsk", "xdpsock-like"),
+    ("ours-xsk-only", "testpmd"),
+    ("ours-xsk-only", "xdpsock-like"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        sessions: a power of two.
+        warm_up_s: after the first frame came back, before the clock runs.
+    """
+
+    rounds: int = 7
+    window_s: float = 1.0
+    warm_up_s: float = 0.4
+    paced_s: float = 2.0
+    sessions: int = 1 << 20
+
+
+QUICK: Final = Effort(rounds=1, window_s=0.1, warm_up_s=0.0, paced_s=0.2, sessions=1 << 12)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one forwarder did: Mpps given back and offered in each round, and the paced run."""
+
+    returned: list[float] = field(default_factory=list)
+    offered: list[float] = field(default_factory=list)
+    paced: dict[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.returned)
+
+
+class Bench:
+    """One run: the places, the programs and who is measured on which CPU."""
+
+    def __init__(self, world: World, seed: int, effort: Effort) -> None:
+        self.effort = effort
+        self.seed = seed
+        cpus = sorted(os.sched_getaffinity(0))
+        traffic = programs.load("traffic")
+        self.link = Link(world, traffic, cpus[0])
+        self.setting = Setting(world, traffic, cpus[-1], effort.sessions)
+
+    @contextmanager
+    def running(self, forwarder: Forwarder) -> Iterator[Running]:
+        """A fresh link with the forwarder at work on it."""
+        with (
+            self.link.up(forwarder.sink, self.effort.sessions, self.seed),
+            forwarder.start(self.setting) as running,
+        ):
+            yield running
+
+    def _wait_for_frames(self, running: Running) -> None:
+        deadline = time.monotonic() + STEADY_S
+        while self.link.counts().good == 0:
+            running.check()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no frame came back in {STEADY_S:g} s")
+            time.sleep(POLL_S)
+
+    def flat_out(self, forwarder: Forwarder) -> tuple[float, float]:
+        """Mpps given back and offered."""
+        with self.running(forwarder) as running, self.link.sending(None):
+            self._wait_for_frames(running)
+            time.sleep(self.effort.warm_up_s)
+            before = self.link.counts()
+            time.sleep(self.effort.window_s)
+            after = self.link.counts()
+        return _rate(before, after, "good"), _rate(before, after, "sent")
+
+    def paced(self, forwarder: Forwarder, mpps: float) -> dict[str, Any]:
+        """Frames by where they ended at an offered rate below saturation."""
+        with self.running(forwarder) as running:
+            with self.link.sending(FIRST_PPS):
+                self._wait_for_frames(running)
+            time.sleep(DRAIN_S)
+            before, begin = self.link.counts(), self._inside(running)
+            with self.link.sending(mpps * PACED_SHARE * 1e6):
+                time.sleep(self.effort.paced_s)
+            time.sleep(DRAIN_S)
+            after, end = self.link.counts(), self._inside(running)
+        entered, accounted = (now - was for now, was in zip(end, begin, strict=True))
+        returned = after.good - before.good
+        return {
+            "paced_mpps": round((after.sent - before.sent) / self.effort.paced_s / 1e6, 3),
+            "paced_offered": after.sent - before.sent,
+            "paced_entered": entered,
+            "paced_returned": returned,
+            "lost_inside": entered - returned - accounted,
+        }
+
+    def _inside(self, running: Running) -> tuple[int, int]:
+        """Frames that the forwarder's XDP program saw, by the kernel's count; and how many of
+        them were dropped by a counter's name or found the sender's ring full."""
+        device = self.link.device_statistics()
+        return device["rx_queue_0_xdp_packets"], running.drops() + device[
+            "rx_queue_0_xdp_tx_errors"
+        ]
+
+
+def _rate(before: Counts, after: Counts, what: str) -> float:
+    """Mpps between two counts."""
+    frames = getattr(after, what) - getattr(before, what)
+    return float(frames / (after.at_s - before.at_s) / 1e6)
+
+
+def measure(bench: Bench, progress: Progress) -> dict[str, Measured]:
+    """All rounds of all forwarders that can run here, then the paced runs."""
+    results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in FORWARDERS}
+    present = [forwarder for forwarder in FORWARDERS if not results[forwarder.name].missing]
+    order = turns(present, bench.effort.rounds)
+    task = progress.add_task("forward", total=len(order) + len(present))
+    for forwarder in order:
+        progress.update(task, description=f"forward: {forwarder.name}", advance=1)
+        returned, offered = bench.flat_out(forwarder)
+        results[forwarder.name].returned.append(returned)
+        results[forwarder.name].offered.append(offered)
+    for forwarder in present:
+        progress.update(task, description=f"forward: {forwarder.name}, paced", advance=1)
+        result = results[forwarder.name]
+        result.paced = bench.paced(forwarder, result.median)
+    return results
+
+
+def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) -> dict[str, Any]:
+    """One comparison."""
+    mine, peer = results[ours], results[theirs]
+    fixed = {
+        "plane": ours.split("-")[1],
+        "forwarder": ours,
+        "queues": 1,
+        "frame_len": FRAME_LEN,
+        "entries": effort.sessions,
+        "peer": theirs,
+    }
+    note = "; ".join(
+        f"{name}: {results[name].missing}" for name in (ours, theirs) if results[name].missing
+    )
+    if note:
+        figures = [None if result.missing else round(result.median, 3) for result in (mine, peer)]
+        return {
+            **fixed,
+            "ours": figures[0],
+            "theirs": figures[1],
+            "unit": "Mpps",
+            "ratio": None,
+            "min": None,
+            "max": None,
+            "rounds": effort.rounds,
+            "lost_inside": None,
+            "note": note,
+        }
+    pairs = [a / b for a, b in zip(mine.returned, peer.returned, strict=True)]
+    return {
+        **fixed,
+        "ours": round(mine.median, 3),
+        "theirs": round(peer.median, 3),
+        "unit": "Mpps",
+        "ratio": round(mine.median / peer.median, 3),
+        "min": round(min(mine.returned), 3),
+        "max": round(max(mine.returned), 3),
+        "theirs_min": round(min(peer.returned), 3),
+        "theirs_max": round(max(peer.returned), 3),
+        "ratio_min": round(min(pairs), 3),
+        "ratio_max": round(max(pairs), 3),
+        "offered": round(statistics.median(mine.offered), 3),
+        "rounds": effort.rounds,
+        **mine.paced,
+        "theirs_lost_inside": peer.paced["lost_inside"],
+    }
+
+
+def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
+    """A row for each comparison; `seed` chooses the order of the sessions."""
+    effort = effort or Effort()
+    with World(SENDER, HOST) as world, Progress(transient=True) as progress:
+        world.ip(HOST, f"addr add {VIP}/32 dev lo")
+        results = measure(Bench(world, seed, effort), progress)
+    return [
+        {**row(ours, theirs, results, effort), "bound_by": BOUND_BY} for ours, theirs in COMPARISONS
+    ]
