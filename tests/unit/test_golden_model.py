@@ -14,7 +14,8 @@ from tests.model import run
 
 ROOT = Path(__file__).parents[2]
 
-# Endings that need a socket of this kernel, a spent budget, or a frame without headroom.
+# Endings that need a socket of this kernel, a spent budget, a frame without headroom, or an AF_XDP
+# loop that something happened to.
 NEED_A_KERNEL = {
     "passed_known",
     "passed_stale_entry",
@@ -23,6 +24,9 @@ NEED_A_KERNEL = {
     "miss_over_budget_new",
     "miss_over_budget_seen",
     "no_headroom",
+    "overtaken",
+    "loop_stale",
+    "loop_lost",
 }
 
 
