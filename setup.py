@@ -94,7 +94,7 @@ NATIVE = Extension(
     depends=[
         *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.h")),
         "pyxdp_gossip/_native.pxd",
-        "pyxdp_gossip/_native_packets.pxi",
+        *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("pyxdp_gossip/_native*.pxi")),
     ],
     include_dirs=["csrc"],
     extra_compile_args=[

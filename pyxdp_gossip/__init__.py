@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Hosts behind an ECMP router gossip who owns which session and send each stray to its owner."""
 
-from pyxdp_gossip._native import EventRing, Forwarder, OwnerStates, SessionTable
+from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
 from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import (
     ConfigError,
@@ -10,6 +10,8 @@ from pyxdp_gossip.errors import (
     HostError,
     PeerError,
 )
+from pyxdp_gossip.explanation import Explanation, Step, explain
+from pyxdp_gossip.forwarder import Forwarder, session_key
 from pyxdp_gossip.gossip import GossipCore
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.session import Service, Session
@@ -21,6 +23,7 @@ __all__ = [
     "ConfigError",
     "DuplicateHostError",
     "EventRing",
+    "Explanation",
     "Forwarder",
     "GossipCore",
     "GossipError",
@@ -33,4 +36,7 @@ __all__ = [
     "Session",
     "SessionTable",
     "Statistics",
+    "Step",
+    "explain",
+    "session_key",
 ]

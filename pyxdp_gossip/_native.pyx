@@ -485,3 +485,4 @@ cdef class OwnershipLog:
 
 
 include "_native_packets.pxi"
+include "_native_explain.pxi"
