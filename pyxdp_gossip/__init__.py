@@ -12,24 +12,39 @@ from pyxdp_gossip.errors import (
 )
 from pyxdp_gossip.explanation import Explanation, Step, explain
 from pyxdp_gossip.forwarder import Forwarder, session_key
-from pyxdp_gossip.gossip import GossipCore
+from pyxdp_gossip.gossip import GossipCore, LocalHost
+from pyxdp_gossip.gossip.events import (
+    DuplicateHost,
+    MemberChanged,
+    MemberState,
+    Synced,
+    UnknownService,
+)
 from pyxdp_gossip.node import Node
+from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
-from pyxdp_gossip.templates import HeaderTemplate
+from pyxdp_gossip.templates import HeaderTemplate, TemplateOffsets
 
 __all__ = [
     "Config",
     "ConfigError",
+    "DuplicateHost",
     "DuplicateHostError",
     "EventRing",
+    "EventStream",
+    "EventsLost",
     "Explanation",
     "Forwarder",
     "GossipCore",
     "GossipError",
     "HeaderTemplate",
     "HostError",
+    "LocalHost",
+    "MemberChanged",
+    "MemberState",
     "Node",
+    "NodeEvent",
     "OwnerStates",
     "PeerError",
     "Service",
@@ -37,6 +52,9 @@ __all__ = [
     "SessionTable",
     "Statistics",
     "Step",
+    "Synced",
+    "TemplateOffsets",
+    "UnknownService",
     "explain",
     "session_key",
 ]

@@ -92,9 +92,8 @@ class Forwarder(_native.Forwarder):
             owners.set_template(peer, index)
         if flood is not None:
             packed += flood.pack()
-        rows = b"".join(_pack_service(slot, service) for slot, service in services.items())
         flood_index = None if flood is None else len(templates)
-        return cls(host, table4, table6, owners, packed, rows, flood_index)
+        return cls(host, table4, table6, owners, packed, pack_services(services), flood_index)
 
     def explain(self, frame: bytes, *, kernel_knows: bool | None = None) -> Explanation:
         """What becomes of a frame, and why; see `pyxdp_gossip.explain`. Counts nothing.
@@ -104,6 +103,15 @@ class Forwarder(_native.Forwarder):
             kernel_knows: what this host's kernel would say; None: nobody was asked.
         """
         return explanation.explain(frame, self, kernel_knows=kernel_knows)
+
+
+def pack_services(services: Mapping[int, Service]) -> bytes:
+    """(n * 24,) bytes of `struct xg_forward_service`, of slot → service.
+
+    Raises:
+        ValueError: a slot is out of range.
+    """
+    return b"".join(_pack_service(slot, service) for slot, service in services.items())
 
 
 def _pack_service(slot: int, service: Service) -> bytes:

@@ -35,8 +35,9 @@ ALLOWED = {
     },
     "bpf_object": {"_libxdp", "errors"},
     "dataplane": {
-        "_native", "bpf_object", "errors", "netlink", "session", "stats", "templates",
+        "_native", "bpf_object", "errors", "forwarder", "netlink", "session", "stats", "templates",
     },
+    "live_explanation": {"dataplane", "explanation"},
     "kernel_events": {"_native", "dataplane", "gossip", "netlink", "session"},
     "routing": {"dataplane", "errors", "netlink", "session", "templates", "gossip"},
     "agent": {
@@ -44,13 +45,18 @@ ALLOWED = {
         "netlink", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
-    "node": {"agent", "config", "errors", "gossip", "session", "stats"},
+    "node_events": {"gossip"},
+    "agent_thread": {"agent", "config", "errors", "node_events"},
+    "node": {
+        "agent", "agent_thread", "config", "explanation", "gossip", "live_explanation",
+        "node_events", "session", "stats",
+    },
     "popbox": {"errors", "netlink", "bpf_object"},
     "cli": {"config", "errors", "node", "popbox", "stats"},
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "explanation", "forwarder", "gossip", "node", "session", "stats",
-        "templates", "_native",
+        "config", "errors", "explanation", "forwarder", "gossip", "node", "node_events",
+        "session", "stats", "templates", "_native",
     },
 }  # fmt: skip
 
