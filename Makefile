@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+API := build/api
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python3-dev python3-venv
@@ -15,10 +16,10 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
-.PHONY: help setup demo test test-full lint bench bench-setup clean
+.PHONY: help setup demo test test-full lint stubs docs bench bench-setup clean
 
 help:
-	@echo "make setup | demo | test | test-full | bench | lint | clean"
+	@echo "make setup | demo | test | test-full | bench | lint | docs | stubs | clean"
 
 setup: $(VENV)/.built
 
@@ -76,6 +77,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The types of what is made at run time; after a change of csrc/stats.h.
+stubs: setup
+	$(BIN)/python -m tests.counters_stub
+
+# The API reference, of the docstrings.
+docs: setup
+	$(BIN)/python -W error -m pdoc --docformat google -o $(API) pyxdp_gossip '!pyxdp_gossip.'
 
 clean:
 	rm -rf build bench/build $(VENV) *.egg-info pyxdp_gossip/*.so pyxdp_gossip/bpf/*.o \

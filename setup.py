@@ -94,8 +94,7 @@ NATIVE = Extension(
     depends=[
         *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h")),
         "pyxdp_gossip/_native.pxd",
-        "pyxdp_gossip/_native_packets.pxi",
-        "pyxdp_gossip/_native_loop.pxi",
+        *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("pyxdp_gossip/_native*.pxi")),
     ],
     include_dirs=["csrc"],
     extra_compile_args=[

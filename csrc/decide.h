@@ -58,4 +58,12 @@ XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_ho
 	return XG_DECIDE_OWN;
 }
 
+/* The ending of XG_DECIDE_STRAY, _OWN or _MISS if this kernel knows the session. */
+XG_INLINE int xg_decide_known(int decision)
+{
+	if (decision == XG_DECIDE_OWN)
+		return XG_COUNT_passed_own;
+	return decision == XG_DECIDE_STRAY ? XG_COUNT_passed_stale_entry : XG_COUNT_passed_known;
+}
+
 #endif

@@ -31,8 +31,8 @@ struct burst {
 	struct lookup v6;
 };
 
-static const struct xg_forward_service *find_service(const struct xg_forwarder *forwarder,
-						     const struct xg_packet *packet)
+const struct xg_forward_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
+						       const struct xg_packet *packet)
 {
 	for (uint32_t i = 0; i < forwarder->service_count; i++) {
 		const struct xg_forward_service *service = &forwarder->services[i];
@@ -54,22 +54,28 @@ static uint32_t ending_of_reason(int reason)
 	return XG_COUNT_passed_unparsed;
 }
 
-static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
+void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words)
 {
-	const struct xg_packet *packet = &burst->packets[frame];
-
 	if (packet->family == 4) {
 		struct xg_key4 key = { packet->source_be[3], packet->source_port_be, slot };
 
-		memcpy(&burst->v4.keys[burst->v4.count * KEY_WORDS_V4], &key, sizeof(key));
-		burst->v4.frame_of[burst->v4.count++] = frame;
+		memcpy(words, &key, sizeof(key));
 	} else {
 		struct xg_key6 key = { .port_be = packet->source_port_be, .slot = slot };
 
 		memcpy(key.address, packet->source_be, sizeof(key.address));
-		memcpy(&burst->v6.keys[burst->v6.count * KEY_WORDS_V6], &key, sizeof(key));
-		burst->v6.frame_of[burst->v6.count++] = frame;
+		memcpy(words, &key, sizeof(key));
 	}
+}
+
+static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
+{
+	const struct xg_packet *packet = &burst->packets[frame];
+	struct lookup *lookup = packet->family == 4 ? &burst->v4 : &burst->v6;
+	uint32_t words = packet->family == 4 ? KEY_WORDS_V4 : KEY_WORDS_V6;
+
+	xg_forward_key(packet, slot, &lookup->keys[lookup->count * words]);
+	lookup->frame_of[lookup->count++] = frame;
 }
 
 static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
@@ -97,7 +103,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 		burst->kind[i] = OF_TUNNEL;
 		return;
 	}
-	service = find_service(forwarder, packet);
+	service = xg_forward_service_of(forwarder, packet);
 	frame->ending = XG_COUNT_passed_no_service;
 	if (service) {
 		burst->kind[i] = OF_SERVICE;

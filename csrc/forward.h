@@ -76,4 +76,10 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    struct xg_frame *copy);
 
+/* The two first questions of a parsed packet, for those who explain its way: the service that it
+ * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
+const struct xg_forward_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
+						       const struct xg_packet *packet);
+void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
+
 #endif

@@ -24,7 +24,7 @@
 
 #define NS_PER_MS 1000000ull
 #define RX_HEADROOM 256u	/* XDP_PACKET_HEADROOM: what the kernel leaves free in front */
-#define IDLE_MS 1000		/* then the loop looks at the socket's drops, if nothing else wakes it */
+#define IDLE_MS 1000		/* then it looks at the socket's drops, if nothing wakes it */
 #define PENDING_MS 1		/* the kernel had no room to send: soon again */
 #define DOWN_MS 100		/* the interface is down: it takes its time */
 #define ACCOUNT_NS (100 * NS_PER_MS)

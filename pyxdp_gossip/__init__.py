@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Hosts behind an ECMP router gossip who owns which session and send each stray to its owner."""
 
-from pyxdp_gossip._native import EventRing, Forwarder, OwnerStates, SessionTable
+from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
 from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import (
     ConfigError,
@@ -10,27 +10,51 @@ from pyxdp_gossip.errors import (
     HostError,
     PeerError,
 )
-from pyxdp_gossip.gossip import GossipCore
+from pyxdp_gossip.explanation import Explanation, Step, explain
+from pyxdp_gossip.forwarder import Forwarder, session_key
+from pyxdp_gossip.gossip import GossipCore, LocalHost
+from pyxdp_gossip.gossip.events import (
+    DuplicateHost,
+    MemberChanged,
+    MemberState,
+    Synced,
+    UnknownService,
+)
 from pyxdp_gossip.node import Node
+from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
-from pyxdp_gossip.templates import HeaderTemplate
+from pyxdp_gossip.templates import HeaderTemplate, TemplateOffsets
 
 __all__ = [
     "Config",
     "ConfigError",
+    "DuplicateHost",
     "DuplicateHostError",
     "EventRing",
+    "EventStream",
+    "EventsLost",
+    "Explanation",
     "Forwarder",
     "GossipCore",
     "GossipError",
     "HeaderTemplate",
     "HostError",
+    "LocalHost",
+    "MemberChanged",
+    "MemberState",
     "Node",
+    "NodeEvent",
     "OwnerStates",
     "PeerError",
     "Service",
     "Session",
     "SessionTable",
     "Statistics",
+    "Step",
+    "Synced",
+    "TemplateOffsets",
+    "UnknownService",
+    "explain",
+    "session_key",
 ]

@@ -385,6 +385,35 @@ class Forwarder:
     def counters(self) -> dict[str, int]:
         """Name to count since the forwarder was made."""
 
+def step_names() -> tuple[str, ...]:
+    """The names of all that a step of an explanation can find, in the order of csrc/explain.h."""
+
+def explain_steps(
+    forwarder: Forwarder, frame: Buffer, kernel_knows: bool | None = None
+) -> tuple[str, bytes, tuple[bytes, int, bytes, int, int, int] | None, list[tuple[str, int, int]]]:
+    """What `Forwarder.forward` does with one frame, and the steps to it; counts nothing.
+
+    Args:
+        frame: bytes from the Ethernet header on.
+        kernel_knows: whether this host's kernel knows the session; None: nobody was asked.
+
+    Returns:
+        (ending, frame as it leaves, packet, steps). The packet is None if it cannot be read, else
+        (client, client port, VIP, port, IP protocol, TCP flags); a step is (name, value, bound).
+    """
+
+def apply_template(template: Buffer, frame: Buffer, mark: int = 0) -> bytes:
+    """The frame with a template's headers in the place of its Ethernet header.
+
+    Args:
+        template: (128,) bytes, `struct xg_template`.
+        frame: bytes from the Ethernet header on, with a TCP or UDP packet.
+        mark: bits to set in the shim's mark.
+
+    Raises:
+        ValueError: the frame cannot be read, or would exceed the template's MTU.
+    """
+
 def reconcile(
     table4: SessionTable, table6: SessionTable, host: int, dump: Buffer, now: int
 ) -> bytes:

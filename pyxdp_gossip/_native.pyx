@@ -486,3 +486,4 @@ cdef class OwnershipLog:
 
 include "_native_packets.pxi"
 include "_native_loop.pxi"
+include "_native_explain.pxi"

@@ -282,7 +282,7 @@ class Agent:
             "attached": self.dataplane.mode,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
-            "dataplane": dict(self.dataplane.statistics().counters),
+            "dataplane": self.dataplane.statistics().as_dict(),
             "gossip": asdict(self.core.counters),
             "socket": asdict(self.gossip.counters),
             "table": {name: len(table) for name, table in tables.items()},

@@ -23,6 +23,7 @@ from pyxdp_gossip._native import (
 )
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.forwarder import Forwarder, pack_services
 from pyxdp_gossip.session import KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.templates import HeaderTemplate
@@ -483,6 +484,14 @@ class Dataplane:
     def statistics(self) -> Statistics:
         """A snapshot of the counters: of the XDP program, and of all loops."""
         return Statistics.from_per_cpu([(value,) for value in self._counters()])
+
+    def forwarder(self) -> Forwarder:
+        """The C forwarder over this host's live tables and templates; it asks no kernel."""
+        services = {slot: service for service, slot in self.settings.services.items()}
+        return Forwarder(
+            self.settings.host, self.table4, self.table6, self.owners, self._templates,
+            pack_services(services), self._template_of.get(-1),
+        )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of

@@ -3,32 +3,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Final, Self, TypeVar
+import weakref
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 from pyxdp_gossip.agent import Agent
+from pyxdp_gossip.agent_thread import AgentThread
 from pyxdp_gossip.config import Config
-from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.gossip.events import MemberState
+from pyxdp_gossip.live_explanation import explain_on_host
+from pyxdp_gossip.node_events import EventStream
 from pyxdp_gossip.session import Session
 from pyxdp_gossip.stats import Statistics
 
 Answer = TypeVar("Answer")
 
-STOP_TIMEOUT_S: Final = 10.0  # the agent's loop turns many times a second; more is a bug
-CALL_TIMEOUT_S: Final = 10.0
-
 
 class Node:
     """One host of the POP: attaches, joins, keeps the tables, and takes everything off again.
 
-    Thread-safe; refuses to be used in a process that was forked off. Use it as a context
-    manager, in the network namespace of the host.
+    Thread-safe. Use it as a context manager, in the network namespace of the host. A program that
+    ends, however but by a signal, takes everything off, and so does a Node that nobody holds any
+    more; what a killed process leaves stays at work, and the next start takes over. A process
+    that is forked off must not use it: everything below raises RuntimeError there, and its end
+    changes nothing.
 
     Args:
         config: of `Config.load()`.
@@ -41,16 +40,9 @@ class Node:
 
     def __init__(self, config: Config, *, log: Any = None) -> None:
         self.config = config
-        self._agent = Agent(config, log=log)
-        self._calls: SimpleQueue[tuple[Callable[[Agent], Any], Future[Any]]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._turning = False  # the agent can be woken
-        self._stopping = False
-        self._stay_attached = False
-        self._gate = threading.Lock()  # over _turning, _stopping and _calls
-        self._process = os.getpid()
-        self._changed = threading.Condition()
-        self._failure: Exception | None = None
+        self._runner = AgentThread(config, log)
+        self._agent = self._runner.agent
+        weakref.finalize(self, self._runner.abandon).atexit = False  # agent_thread sees to it
 
     def __enter__(self) -> Self:
         self.start()
@@ -60,16 +52,14 @@ class Node:
         self.stop()
 
     def start(self) -> None:
-        """Loads, attaches and begins to join; returns as soon as that is under way."""
+        """Loads, attaches and begins to join; returns as soon as that is under way.
+
+        Raises:
+            ConfigError, HostError: it cannot start; nothing is left attached.
+            RuntimeError: it was started before.
+        """
         self._check()
-        if self._thread:
-            raise RuntimeError("the node was started already")
-        started: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(started,), name="pyxdp-gossip", daemon=True
-        )
-        self._thread.start()
-        started.result()
+        self._runner.start()
 
     def stop(self, stay_attached: bool = False) -> None:
         """Leaves the POP and takes everything off the interface. Repeatable.
@@ -77,93 +67,30 @@ class Node:
         Args:
             stay_attached: for an upgrade: does not leave; the host's programs stay at work, the
                 others find it *silent* and go on sending strays, and the next start takes over.
+
+        Raises:
+            HostError: the agent did not stop in 10 s.
         """
         self._check()
-        with self._gate:
-            if self._thread and not self._stopping:
-                self._stay_attached = stay_attached
-                self._stopping = True
-                self._wake()
-        if self._thread:
-            self._thread.join(STOP_TIMEOUT_S)
-            if self._thread.is_alive():
-                raise HostError(
-                    f"the agent did not stop in {STOP_TIMEOUT_S:.0f} s; end the process, "
-                    "its programs stay attached for the next start"
-                )
-
-    def _wake(self) -> None:
-        if self._turning:  # else the loop begins by looking
-            self._agent.wake()
+        self._runner.stop(stay_attached)
 
     def _check(self) -> None:
-        if os.getpid() != self._process:
-            raise RuntimeError("a Node belongs to the process that made it; make one after fork")
-
-    # ---- the agent's thread ----
-
-    def _run(self, started: Future[None]) -> None:
-        try:
-            with self._agent as agent:
-                started.set_result(None)
-                self._turn(agent)
-        except Exception as error:  # handed to the caller's thread, whatever it is
-            self._failure = error
-            if not started.done():
-                started.set_exception(error)
-        finally:
-            with self._gate:
-                self._stopping = True
-                self._refuse_calls()
-            with self._changed:
-                self._changed.notify_all()
-
-    def _turn(self, agent: Agent) -> None:
-        with self._gate:
-            self._turning = True
-        try:
-            while not self._stopping:
-                agent.run_once()
-                self._answer_calls()
-                with self._changed:
-                    self._changed.notify_all()
-            agent.stop(self._stay_attached)
-        finally:
-            with self._gate:  # nobody calls or wakes an agent that is going
-                self._stopping = True
-
-    def _answer_calls(self) -> None:
-        while not self._calls.empty():
-            function, future = self._calls.get()
-            try:
-                future.set_result(function(self._agent))
-            except Exception as error:  # handed to the caller's thread, whatever it is
-                future.set_exception(error)
-
-    def _refuse_calls(self) -> None:
-        while not self._calls.empty():
-            _, future = self._calls.get()
-            future.set_exception(self._failure or RuntimeError("the node has stopped"))
+        self._runner.check_process()
 
     def _call(self, function: Callable[[Agent], Answer]) -> Answer:
-        self._check()
-        future: Future[Answer] = Future()
-        with self._gate:
-            if self._thread is None or self._stopping:
-                raise self._failure or RuntimeError("the node is not running")
-            self._calls.put((function, future))
-            self._wake()
-        return future.result(CALL_TIMEOUT_S)
-
-    # ---- the public face ----
+        return self._runner.call(function)
 
     @property
     def failure(self) -> Exception | None:
         """Why the node stopped by itself, or None."""
-        return self._failure
+        self._check()
+        return self._runner.failure
 
     def wait_synced(self, timeout_s: float | None = None) -> bool:
         """Waits until this host knows every member's sessions, or is alone.
+
+        Args:
+            timeout_s: seconds; None: as long as it takes.
 
         Returns:
             True; False if the join ended *partial*.
@@ -174,73 +101,151 @@ class Node:
             RuntimeError: it was not started, or was stopped meanwhile.
         """
         self._check()
-        if self._thread is None:
+        runner, agent = self._runner, self._agent
+        if runner.thread is None:
             raise RuntimeError("the node is not running")
-        with self._changed:
-            done = self._changed.wait_for(
-                lambda: self._agent.synced is not None or self._stopping, timeout_s
+        with runner.changed:
+            done = runner.changed.wait_for(
+                lambda: agent.synced is not None or runner.stopping, timeout_s
             )
-        if self._failure:
-            raise self._failure
+        if runner.failure:
+            raise runner.failure
         if not done:
             raise TimeoutError(f"not synced within {timeout_s} s")
-        if self._agent.synced is None:
+        if agent.synced is None:
             raise RuntimeError("the node has stopped")
-        return not self._agent.synced.partial
+        return not agent.synced.partial
 
     @property
     def is_synced(self) -> bool:
         """Whether the join has ended, completely or *partial*."""
+        self._check()
         return self._agent.synced is not None
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits until the node stops by itself; False if it still runs after `timeout_s`."""
+        """Waits until the node stops by itself.
+
+        Args:
+            timeout_s: seconds; None: as long as it takes.
+
+        Returns:
+            False if it still runs after `timeout_s`.
+        """
         self._check()
-        if self._thread:
-            self._thread.join(timeout_s)
-        return self._stopping
+        if self._runner.thread:
+            self._runner.thread.join(timeout_s)
+        return self._runner.stopping
 
     def owner(self, session: Session) -> int | None:
-        """The host that owns a session, or None if the table does not know it."""
+        """The host that owns a session.
+
+        Args:
+            session: of a service of this host.
+
+        Returns:
+            A host id, or None if the table does not know it, or knows that nobody has it.
+
+        Raises:
+            ConfigError: its service is none of this host's.
+            RuntimeError: the node is not running.
+        """
         return self._call(lambda agent: agent.owner(session))
 
     def claim(self, session: Session) -> None:
-        """Says that this host owns a session that no kernel socket shows (UDP, QUIC)."""
+        """Says that this host owns a session that no kernel socket shows (UDP, QUIC).
+
+        Args:
+            session: of a service of this host.
+
+        Raises:
+            ConfigError: its service is none of this host's.
+            RuntimeError: the node is not running.
+        """
         self._call(lambda agent: agent.claim(session))
 
     def release(self, session: Session) -> None:
-        """Takes a claim back."""
+        """Takes a claim back; one of another host stays.
+
+        Args:
+            session: of a service of this host.
+
+        Raises:
+            ConfigError: its service is none of this host's.
+            RuntimeError: the node is not running.
+        """
         self._call(lambda agent: agent.release(session))
 
     def members(self) -> dict[int, MemberState]:
-        """The other hosts that were heard of, by id."""
+        """The other hosts that were heard of, by id.
+
+        Raises:
+            RuntimeError: the node is not running.
+        """
         return self._call(
             lambda agent: {host: member.state for host, member in agent.members.items()}
         )
 
     def stats(self) -> Statistics:
-        """A snapshot of the data path's counters."""
+        """A snapshot of the data path's counters.
+
+        Raises:
+            RuntimeError: the node is not running.
+        """
         return self._call(lambda agent: agent.dataplane.statistics())
 
     def report(self) -> dict[str, Any]:
-        """Everything that is counted, as plain values for JSON."""
+        """Everything that is counted, as plain values for JSON.
+
+        Raises:
+            RuntimeError: the node is not running.
+        """
         return self._call(lambda agent: agent.report())
 
+    def explain(self, frame: bytes) -> Explanation:
+        """What this host does with a packet from the router, and why. Counts and sends nothing.
+
+        By the live tables, the same C code as forwards, and the kernel's sockets where they
+        count (a test run of the host's BPF program). Only the floods' budgets are left out.
+
+        Args:
+            frame: bytes from the Ethernet header on.
+
+        Raises:
+            ValueError: the frame is a tunnel packet: explain what is inside.
+            HostError: the kernel refused the question.
+            RuntimeError: the node is not running.
+        """
+        return self._call(lambda agent: explain_on_host(agent.dataplane, frame))
+
     def drain(self) -> None:
-        """Tells the POP not to expect new sessions here; owning and forwarding go on."""
+        """Tells the POP not to expect new sessions here; owning and forwarding go on.
+
+        Raises:
+            RuntimeError: the node is not running.
+        """
         self._call(lambda agent: agent.drain())
 
-    def events(self) -> Iterator[object]:
-        """Yields what happens, oldest first: MemberChanged, Synced, DuplicateHost, …
+    def events(self) -> EventStream:
+        """What happens, oldest first: MemberChanged, Synced, DuplicateHost, UnknownService.
 
-        Waits for the next one; ends when the node stops.
+        Returns:
+            An iterator and asynchronous iterator that waits for the next event and ends when the
+            node has stopped. All of them read one queue: each event goes to one reader.
+
+        Raises:
+            RuntimeError: in a process that was forked off.
         """
         self._check()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._agent.events or self._stopping)
-            with contextlib.suppress(IndexError):
-                yield self._agent.events.popleft()
-                continue
-            if self._stopping:
-                return
+        return EventStream(self._runner.events, self._check)
+
+    def fileno(self) -> int:
+        """For select, epoll and `loop.add_reader`: readable while events wait, and at the end.
+
+        Only look at it: `events().next_event()` takes what is there. It is valid as long as the
+        Node.
+
+        Raises:
+            RuntimeError: in a process that was forked off.
+        """
+        self._check()
+        return self._runner.events.fileno()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
+from pyxdp_gossip import _native
+
 ETHERTYPE_IPV4: Final = 0x0800
 ETHERTYPE_VLAN: Final = 0x8100
 PROTO_UDP: Final = 17
@@ -63,8 +65,38 @@ def multicast_mac(group: IPv4Address) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateOffsets:
+    """Where a template is patched: offsets from the frame's first byte, in bytes.
+
+    Attributes:
+        tos: (1,) DSCP and ECN, copied from the inner packet (RFC 6040 section 4.1).
+        total_length: (2,) of the outer IPv4 packet.
+        checksum: (2,) of the outer IPv4 header.
+        source_port: (2,) of UDP: the inner flow's hash, 49152..65535.
+        udp_length: (2,).
+        payload_protocol: (1,) of GUE: 4 for an IPv4 packet, 41 for IPv6.
+        mark: (1,) of GUE's private data: flood, and hop.
+        cookie: (8,) of GUE's private data; precomputed, named for those who look for it.
+
+    Source: draft-ietf-intarea-gue-09 section 3; docs/wire-format.md.
+    """
+
+    tos: int
+    total_length: int
+    checksum: int
+    source_port: int
+    udp_length: int
+    payload_protocol: int
+    mark: int
+    cookie: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderTemplate:
-    """The precomputed outer headers for one destination.
+    """The precomputed outer headers for one destination; needs no netlink and no privilege.
+
+    `build()` makes one, `apply()` puts it in front of a packet with the code that the data path
+    runs, `bytes(template)` are the headers before they are patched.
 
     Attributes:
         header: outer headers from Ethernet to the shim; lengths, checksum, source port, TOS and
@@ -124,6 +156,47 @@ class HeaderTemplate:
         udp = struct.pack("!HHHH", 0, tunnel_port, 0, 0)
         gue = struct.pack("!BBHBBH8s", GUE_DATA, 0, 0, GUE_FORMAT, mark, 0, cookie)
         return cls(ethernet + ip + udp + gue, len(ethernet), mtu, ipv4_header_sum(ip))
+
+    def __bytes__(self) -> bytes:
+        return self.header
+
+    @property
+    def offsets(self) -> TemplateOffsets:
+        """Where `apply()` patches the headers."""
+        ip = self.l2_len
+        udp = ip + IPV4_LEN
+        gue = udp + UDP_LEN
+        return TemplateOffsets(
+            tos=ip + 1,
+            total_length=ip + 2,
+            checksum=ip + 10,
+            source_port=udp,
+            udp_length=udp + 4,
+            payload_protocol=gue + 1,
+            mark=gue + 5,
+            cookie=gue + 8,
+        )
+
+    def apply(self, frame: bytes, *, mark: int = 0) -> bytes:
+        """Encapsulates one packet, by the C code that the data path runs.
+
+        Args:
+            frame: from the Ethernet header on, VLAN tags included; a TCP or UDP packet.
+            mark: bits to set in GUE's mark: MARK_HOP, MARK_FLOOD, or 0.
+
+        Returns:
+            The outer headers, then the packet from its IP header on, byte for byte, padding
+            included. The frame's own Ethernet header is gone.
+
+        Raises:
+            ValueError: the frame cannot be read, the outer packet would exceed `mtu`, or the mark
+                is not 0..255.
+
+        Source: RFC 6040 section 4.1 (TOS); RFC 1071 (checksum).
+        """
+        if not 0 <= mark <= 0xFF:
+            raise ValueError(f"mark is {mark}, expected 0..255")
+        return _native.apply_template(self.pack(), frame, mark)
 
     def with_mtu(self, mtu: int) -> HeaderTemplate:
         """The same headers for another path MTU, bytes."""

@@ -18,8 +18,10 @@ ALLOWED = {
     "_native": set(),
     "_libxdp_build": set(),
     "gossip": {"_native", "config", "errors", "session"},
-    "templates": set(),
-    "stats": {"_native"},
+    "templates": {"_native"},
+    "stats": {"_counters", "_native"},
+    "explanation": {"_native", "session", "stats"},
+    "forwarder": {"_native", "explanation", "session", "templates"},
     "gossip_socket": {"config", "errors", "session"},
     "netlink_socket": {"errors"},
     "netlink_follower": {"netlink_socket", "errors"},
@@ -33,8 +35,9 @@ ALLOWED = {
     },
     "bpf_object": {"_libxdp", "errors"},
     "dataplane": {
-        "_native", "bpf_object", "errors", "netlink", "session", "stats", "templates",
+        "_native", "bpf_object", "errors", "forwarder", "netlink", "session", "stats", "templates",
     },
+    "live_explanation": {"dataplane", "explanation"},
     "kernel_events": {"_native", "dataplane", "gossip", "netlink", "session"},
     "routing": {"dataplane", "errors", "netlink", "session", "templates", "gossip"},
     "agent": {
@@ -42,17 +45,25 @@ ALLOWED = {
         "netlink", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
-    "node": {"agent", "config", "errors", "gossip", "session", "stats"},
+    "node_events": {"gossip"},
+    "agent_thread": {"agent", "config", "errors", "node_events"},
+    "node": {
+        "agent", "agent_thread", "config", "explanation", "gossip", "live_explanation",
+        "node_events", "session", "stats",
+    },
     "popbox": {"errors", "netlink", "bpf_object"},
     "cli": {"config", "errors", "node", "popbox", "stats"},
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "gossip", "node", "session", "stats", "templates", "_native",
+        "config", "errors", "explanation", "forwarder", "gossip", "node", "node_events",
+        "session", "stats", "templates", "_native",
     },
 }  # fmt: skip
 
 # What does I/O: not for the pure modules.
-PURE = ("errors", "session", "config_table", "templates", "stats", "gossip")
+PURE = (
+    "errors", "session", "config_table", "templates", "stats", "explanation", "forwarder", "gossip",
+)  # fmt: skip
 DOES_IO = {
     "asyncio", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",
     "socket", "subprocess", "threading", "time",

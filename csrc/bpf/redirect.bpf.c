@@ -92,13 +92,11 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	if (decision < XG_COUNTERS)
 		return decision;
 	known = kernel_knows(ctx, packet);
-	if (known >= XG_KNOWN_HALF && decision == XG_DECIDE_OWN)
-		return XG_COUNT_passed_own;
 	if (known >= XG_KNOWN_HALF) {
-		if (known == XG_KNOWN_FULL && remember(&recent_claims, found.hash) <= RECENT_SEEN)
+		if (decision != XG_DECIDE_OWN && known == XG_KNOWN_FULL &&
+		    remember(&recent_claims, found.hash) <= RECENT_SEEN)
 			tell_agent(packet, XG_EVENT_CLAIM, slot, 0);
-		return decision == XG_DECIDE_STRAY ? XG_COUNT_passed_stale_entry :
-						     XG_COUNT_passed_known;
+		return xg_decide_known(decision);
 	}
 	if (decision == XG_DECIDE_STRAY)
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_stray_forwarded);

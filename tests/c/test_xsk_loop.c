@@ -118,7 +118,8 @@ static void transmit(struct kernel *k, uint32_t count)
 		struct xdp_desc desc = k->tx.descs[k->tx.consumer++ % RING];
 		const uint8_t *frame = k->umem + desc.addr;
 
-		assert(desc.options == 0 && desc.addr / CHUNK == (desc.addr + desc.len - 1) / CHUNK);
+		assert(desc.options == 0);
+		assert(desc.addr / CHUNK == (desc.addr + desc.len - 1) / CHUNK);
 		assert(desc.addr >= (uint64_t)FIRST * CHUNK);
 		assert(frame[12] == 0x08 || frame[12] == 0x81);	/* outer headers lie in front */
 		((uint64_t *)k->completion.descs)[k->completion.producer++ % RING] = desc.addr;

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -222,7 +221,7 @@ def test_a_call_while_the_node_starts_is_answered_once_it_has(
     with ThreadPoolExecutor() as threads:
         with slow_start(host, monkeypatch) as node:
             answer = threads.submit(node.owner, QUIC4)
-            wait_for(lambda: not node._calls.empty(), "the call")
+            wait_for(lambda: not node._runner.calls.empty(), "the call")
         assert answer.result(PATIENCE_S) is None
         node.stop()
     assert_nothing_is_left(host)
@@ -234,40 +233,14 @@ def test_a_stop_while_the_node_starts_ends_it_and_refuses_what_waits(
     with ThreadPoolExecutor() as threads:
         with slow_start(host, monkeypatch) as node:
             answer = threads.submit(node.owner, QUIC4)
-            wait_for(lambda: not node._calls.empty(), "the call")
+            wait_for(lambda: not node._runner.calls.empty(), "the call")
             stopped = threads.submit(node.stop)
-            wait_for(lambda: node._stopping, "the stop")
+            wait_for(lambda: node._runner.stopping, "the stop")
         stopped.result(PATIENCE_S)
         with pytest.raises(RuntimeError, match="the node has stopped"):
             answer.result(PATIENCE_S)
     assert node.failure is None
     assert_nothing_is_left(host)
-
-
-def test_after_a_fork_the_child_is_refused_and_the_parent_goes_on(host: AgentHost) -> None:
-    uses: list[Callable[[Node], object]] = [
-        *CALLS, Node.start, Node.stop, Node.wait_synced, Node.wait,
-        lambda node: next(node.events()),
-    ]  # fmt: skip
-
-    def refused(use: Callable[[Node], object]) -> bool:
-        try:
-            use(node)
-        except RuntimeError as error:
-            return "belongs to the process that made it" in str(error)
-        return False
-
-    with running(host) as node:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                status = 0 if all(refused(use) for use in uses) else 1
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert node.owner(QUIC4) is None
-        assert host.attached() == EVERYTHING
 
 
 # ---- failures ----

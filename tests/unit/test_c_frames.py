@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Runs the C tests of forwarder, AF_XDP loop, template, reconcile and event ring, by both compilers."""
+"""Runs the C tests of what handles frames, by both compilers, under the sanitizers."""
 
 import pytest
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import pickle
 import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -11,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyxdp_gossip.stats import COUNTERS, ENDINGS, NAMES, Statistics
+from pyxdp_gossip.stats import COUNTERS, ENDINGS, NAMES, SENTENCES, Statistics
+from tests.counters_stub import STUB, stub
 
 HEADER = Path(__file__).parents[2] / "csrc" / "stats.h"
 U64 = st.integers(0, 2**64 - 1)
@@ -55,7 +59,7 @@ def test_any_number_of_cpus_will_do(cpus: int) -> None:
 
 @pytest.mark.parametrize("count", [0, len(NAMES) - 1, len(NAMES) + 1])
 def test_another_number_of_counters_is_refused(count: int) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="counters, expected"):
         Statistics.from_per_cpu([[0]] * count)
 
 
@@ -88,3 +92,38 @@ def test_a_snapshot_does_not_change_and_knows_its_names_only() -> None:
         snapshot["no_such_counter"]
     with pytest.raises(FrozenInstanceError):
         snapshot.counters = {}  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        snapshot.stray_forwarded = 1  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        del snapshot._counts
+    assert not hasattr(snapshot, "__dict__")
+
+
+def test_each_counter_is_an_attribute_with_its_sentence() -> None:
+    snapshot = Statistics.from_per_cpu(numbered(3))
+    for name in NAMES:
+        assert getattr(snapshot, name) == snapshot[name]
+        assert (inspect.getdoc(getattr(Statistics, name)) or "").startswith(SENTENCES[name])
+
+
+def test_the_attributes_of_the_stub_are_those_of_the_header() -> None:
+    assert STUB.read_text() == stub(), "run `make stubs`"
+
+
+def test_a_snapshot_is_a_mapping_in_the_order_of_the_header() -> None:
+    snapshot = Statistics.from_per_cpu(numbered(2))
+    assert list(snapshot) == list(NAMES)
+    assert dict(snapshot) == snapshot.as_dict() == json.loads(json.dumps(snapshot.as_dict()))
+    snapshot.as_dict()["stray_forwarded"] = -1
+    assert snapshot == Statistics(snapshot) == pickle.loads(pickle.dumps(snapshot))
+    assert hash(snapshot) == hash(Statistics(snapshot))
+    assert snapshot != snapshot.since(snapshot)
+    assert repr(Statistics.from_per_cpu([[int(i == 1)] for i in range(len(NAMES))])) == (
+        f"Statistics({NAMES[1]}=1)"
+    )
+
+
+@pytest.mark.parametrize("names", [NAMES[1:], (*NAMES, "no_such_counter")])
+def test_missing_and_unknown_names_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="missing or unknown counters"):
+        Statistics(dict.fromkeys(names, 0))

@@ -209,3 +209,66 @@ def test_every_truncation_and_every_changed_byte_of_a_reply_is_refused() -> None
         changed = bytearray(reply)
         changed[index] ^= 1
         assert templates.probe_reply_nonce(bytes(changed), b"8-octets") is None
+
+
+# ---- apply and offsets ----
+
+
+@pytest.mark.parametrize("route", [*ROUTES.values(), FLOOD], ids=lambda route: route.cookie)
+def test_apply_gives_the_golden_frames(route: Route) -> None:
+    frames = {
+        row.frame for row in plain_rows() if row.ending in ("stray_forwarded", "miss_flooded")
+    }
+    for frame in frames:
+        if parse(frame).length + templates.GUE_OVERHEAD <= route.mtu:
+            assert template(route).apply(frame) == encapsulated(frame, route), frame.hex()
+
+
+@pytest.mark.parametrize("route", [ROUTES[PEER], ROUTES[VLAN_PEER]], ids=["plain", "VLAN"])
+def test_apply_patches_what_the_offsets_name_and_nothing_else(route: Route) -> None:
+    built = template(route)
+    header, offsets = bytes(built), built.offsets
+    lengths = {
+        "tos": 1, "total_length": 2, "checksum": 2, "source_port": 2, "udp_length": 2,
+        "payload_protocol": 1, "mark": 1,
+    }  # fmt: skip
+    where = {getattr(offsets, name) + at for name, size in lengths.items() for at in range(size)}
+    changed: set[int] = set()
+    for row in plain_rows():
+        if row.ending == "stray_forwarded":
+            result = built.apply(row.frame, mark=templates.MARK_HOP)
+            changed |= {at for at, value in enumerate(header) if result[at] != value}
+    assert changed == where
+    assert header[offsets.cookie : offsets.cookie + 8] == route.cookie
+    assert header[offsets.mark] == route.mark
+
+
+def test_the_offsets_are_scapys_fields() -> None:
+    built = template(ROUTES[VLAN_PEER])
+    frame = next(row.frame for row in plain_rows() if row.ending == "stray_forwarded")
+    result, offsets = built.apply(frame), built.offsets
+    outer = Ether(result)
+
+    def field(offset: int, size: int = 2) -> int:
+        return int.from_bytes(result[offset : offset + size])
+
+    assert field(offsets.tos, 1) == outer[IP].tos
+    assert field(offsets.total_length) == outer[IP].len
+    assert field(offsets.checksum) == outer[IP].chksum
+    assert field(offsets.source_port) == outer[UDP].sport
+    assert field(offsets.udp_length) == outer[UDP].len
+
+
+def test_apply_refuses_what_it_cannot_send() -> None:
+    row = next(row for row in plain_rows() if row.ending == "stray_forwarded")
+    size = parse(row.frame).length + templates.GUE_OVERHEAD
+    built = template(ROUTES[PEER])
+    assert built.with_mtu(size).apply(row.frame)
+    with pytest.raises(ValueError, match=f"{size} bytes, the path takes {size - 1}"):
+        built.with_mtu(size - 1).apply(row.frame)
+    for cut in (b"", row.frame[:13], row.frame[:40]):
+        with pytest.raises(ValueError, match="no TCP or UDP packet"):
+            built.apply(cut)
+    for mark in (-1, 256):
+        with pytest.raises(ValueError, match=r"expected 0\.\.255"):
+            built.apply(row.frame, mark=mark)

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Why a frame ends as it does: what the forwarder asked on its way, and what it found.
+ *
+ * The ending and the bytes are the forwarder's own (forward.h), so the two cannot disagree; the
+ * steps are noted from the functions that the forwarder calls. For people who ask, one frame at
+ * a time: nothing here is on the path of packets. Nothing may write the tables meanwhile.
+ */
+#ifndef XG_EXPLAIN_H
+#define XG_EXPLAIN_H
+
+#include "forward.h"
+#include "packet_parse.h"
+
+/* What was found; each belongs to one question. Python has the sentences (explanation.py), which
+ * may name `value` and `bound`. Keep one entry a line. */
+/* clang-format off */
+#define XG_STEPS(X) \
+	X(not_ip)		/* parse; ends */ \
+	X(truncated)		/* parse; ends */ \
+	X(bad_header)		/* parse; ends */ \
+	X(not_transport)	/* parse; ends */ \
+	X(fragment)		/* parse; ends */ \
+	X(parsed)		/* parse; value: IP protocol, bound: bytes of the IP packet */ \
+	X(no_service)		/* service; ends */ \
+	X(service)		/* service; value: slot */ \
+	X(no_flags)		/* kind; ends */ \
+	X(opens)		/* kind: a SYN */ \
+	X(segment)		/* kind: any other TCP segment */ \
+	X(datagram)		/* kind: UDP */ \
+	X(absent)		/* table */ \
+	X(unowned)		/* table; ends */ \
+	X(own)			/* table; value: host */ \
+	X(other)		/* table; value: owner */ \
+	X(kernel_not_asked)	/* kernel: taken as "does not know it" */ \
+	X(kernel_knows)		/* kernel; ends */ \
+	X(kernel_unknown)	/* kernel */ \
+	X(owner_headers)	/* headers; value: template index */ \
+	X(owner_no_headers)	/* headers */ \
+	X(flood_headers)	/* headers; value: template index */ \
+	X(flood_no_headers)	/* headers; ends */ \
+	X(fits)			/* size; value: bytes of the outer packet, bound: MTU; ends */ \
+	X(too_big)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
+	X(no_headroom)		/* size; ends */
+/* clang-format on */
+
+#define XG_ENUM_STEP(name) XG_STEP_##name,
+
+enum xg_step_code {
+	XG_STEPS(XG_ENUM_STEP)
+	XG_STEP_CODES
+};
+
+/* One answer to each of parse, service, kind, table, kernel, headers to the owner and to the
+ * flood group, size. */
+#define XG_STEPS_MAX 8
+
+enum xg_kernel_answer {
+	XG_KERNEL_NOT_ASKED,
+	XG_KERNEL_KNOWS,
+	XG_KERNEL_UNKNOWN,
+};
+
+struct xg_step {
+	uint32_t code;		/* enum xg_step_code */
+	uint32_t value;
+	uint32_t bound;
+};
+
+struct xg_explanation {
+	struct xg_packet packet;	/* if step 0 is XG_STEP_parsed */
+	struct xg_step steps[XG_STEPS_MAX];
+	uint32_t step_count;
+};
+
+/* Does with the frame what xg_forward_burst does, counting nothing, and notes the steps.
+ * `kernel`: whether this host's kernel knows the session; if it does, what would be sent is
+ * passed, as in the XDP program. */
+void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+		enum xg_kernel_answer kernel, struct xg_explanation *explanation);
+
+#endif

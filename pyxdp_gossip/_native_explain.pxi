@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Included by _native.pyx: one frame at a time, for people: explanations and single headers.
+
+cdef extern from "packet_parse.h" nogil:
+    enum:
+        XG_PARSE_OK
+
+    struct xg_packet:
+        u32 source_be[4]
+        u32 destination_be[4]
+        u16 source_port_be
+        u16 destination_port_be
+        u16 l3_offset
+        u8 family
+        u8 protocol
+        u8 tcp_flags
+
+    int xg_parse_frame(const void *data, const void *end, xg_packet *packet) noexcept
+
+
+cdef extern from "header_template.h" nogil:
+    u32 xg_outer_ip_len(const xg_template *tmpl, const xg_packet *packet) noexcept
+    u32 xg_template_apply(void *dst, const void *end, const xg_template *tmpl,
+                          const xg_packet *packet, u8 mark) noexcept
+
+
+cdef extern from "explain.h" nogil:
+    enum:
+        XG_STEPS_MAX
+        XG_STEP_parsed
+
+    enum xg_kernel_answer:
+        XG_KERNEL_NOT_ASKED
+        XG_KERNEL_KNOWS
+        XG_KERNEL_UNKNOWN
+
+    struct xg_step:
+        u32 code
+        u32 value
+        u32 bound
+
+    struct xg_explanation:
+        xg_packet packet
+        xg_step steps[XG_STEPS_MAX]
+        u32 step_count
+
+    void xg_explain(const xg_forwarder *forwarder, xg_frame *frame, xg_kernel_answer kernel,
+                    xg_explanation *explanation) noexcept
+
+
+cdef extern from *:
+    """
+    #define XG_NAME_STEP(name) #name,
+    static const char *const xg_step_names[] = { XG_STEPS(XG_NAME_STEP) };
+    """
+    const char *const xg_step_names[]
+    int XG_STEP_CODES
+
+
+def step_names():
+    """The names of all that a step of an explanation can find, in the order of csrc/explain.h."""
+    return tuple(xg_step_names[index].decode() for index in range(XG_STEP_CODES))
+
+
+cdef u32 network16(u16 value) noexcept:
+    return (value >> 8) | ((value & 0xFF) << 8)
+
+
+cdef tuple parsed_fields(const xg_packet *packet):
+    """Addresses, ports, protocol and flags of a packet that was parsed."""
+    cdef Py_ssize_t first = 12 if packet.family == 4 else 0
+    return (
+        PyBytes_FromStringAndSize(<const char *>packet.source_be + first, 16 - first),
+        network16(packet.source_port_be),
+        PyBytes_FromStringAndSize(<const char *>packet.destination_be + first, 16 - first),
+        network16(packet.destination_port_be),
+        packet.protocol,
+        packet.tcp_flags,
+    )
+
+
+def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=None):
+    """What `Forwarder.forward` does with one frame, and the steps to it; counts nothing.
+
+    Args:
+        frame: bytes from the Ethernet header on.
+        kernel_knows: whether this host's kernel knows the session; None: nobody was asked.
+
+    Returns:
+        (ending, frame as it leaves, packet, steps). The packet is None if it cannot be read, else
+        (client, client port, VIP, port, IP protocol, TCP flags); a step is (name, value, bound).
+    """
+    cdef xg_kernel_answer answer = XG_KERNEL_NOT_ASKED
+    cdef xg_explanation found
+    cdef xg_frame one
+    cdef bytearray room = bytearray(128) + bytes(frame)
+    cdef u8 *data = room
+    if kernel_knows is not None:
+        answer = XG_KERNEL_KNOWS if kernel_knows else XG_KERNEL_UNKNOWN
+    one.data = data + 128
+    one.headroom = 128
+    one.len = <u32>(len(room) - 128)
+    xg_explain(&forwarder._forwarder, &one, answer, &found)
+    return (
+        xg_counter_names[one.ending].name.decode(),
+        <bytes>one.data[:one.len],
+        parsed_fields(&found.packet) if found.steps[0].code == XG_STEP_parsed else None,
+        [
+            (xg_step_names[found.steps[index].code].decode(), found.steps[index].value,
+             found.steps[index].bound)
+            for index in range(found.step_count)
+        ],
+    )
+
+
+def apply_template(template not None, frame not None, u8 mark=0):
+    """The frame with a template's headers in the place of its Ethernet header.
+
+    Args:
+        template: (128,) bytes, `struct xg_template`.
+        frame: bytes from the Ethernet header on, with a TCP or UDP packet.
+        mark: bits to set in the shim's mark.
+
+    Raises:
+        ValueError: the frame cannot be read, or would exceed the template's MTU.
+    """
+    cdef const u8[::1] packed = octets(template)
+    cdef const u8[::1] view = octets(frame)
+    cdef const xg_template *tmpl
+    cdef xg_packet packet
+    cdef bytearray out
+    cdef u8 *data
+    cdef u32 length, written
+    need("template", packed.shape[0], sizeof(xg_template))
+    tmpl = <const xg_template *>&packed[0]
+    if not view.shape[0] or xg_parse_frame(start(view), start(view) + view.shape[0],
+                                           &packet) != XG_PARSE_OK:
+        raise ValueError("the frame holds no TCP or UDP packet that can be read")
+    length = xg_outer_ip_len(tmpl, &packet)
+    if length > tmpl.mtu:
+        raise ValueError(f"the outer packet has {length} bytes, the path takes {tmpl.mtu}")
+    out = bytearray(tmpl.len) + view[packet.l3_offset:]
+    data = out
+    written = xg_template_apply(data, data + tmpl.len, tmpl, &packet, mark)
+    if not written:
+        raise ValueError(f"no template has {tmpl.len} bytes of headers")
+    return bytes(out)

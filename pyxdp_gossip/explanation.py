@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Says why a frame ends as it does: the forwarder's own steps, in words (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Literal, NamedTuple, cast
+
+from pyxdp_gossip import _native
+from pyxdp_gossip.session import Protocol, Session
+from pyxdp_gossip.stats import ENDINGS, SENTENCES
+
+Action = Literal["pass", "drop", "tx"]
+
+PROTOCOLS: Final[Mapping[int, Protocol]] = {6: "tcp", 17: "udp"}
+TCP_FLAGS: Final = "FSRPAUEC"
+"""Letters of the flags from the lowest bit on: FIN, SYN, RST, PSH, ACK, URG, ECE, CWR."""
+
+
+class Wording(NamedTuple):
+    """How one step reads. The answer may name {value} and {bound}; csrc/explain.h says of what."""
+
+    question: str
+    answer: str
+    reason: str
+
+
+READ: Final = "Can the frame be read?"
+SERVICE: Final = "Is its destination a service?"
+KIND: Final = "What kind of packet is it?"
+TABLE: Final = "Whose session is it by the table?"
+KERNEL: Final = "Does this host's kernel know the session?"
+HEADERS: Final = "Which headers lead to the owner?"
+FLOOD: Final = "Which headers lead to all hosts?"
+SIZE: Final = "Does it fit with the outer headers?"
+
+WORDINGS: Final[Mapping[str, Wording]] = {
+    "not_ip": Wording(
+        READ, "It is neither IPv4 nor IPv6.", "ARP, LLDP and the like are not ours."
+    ),
+    "truncated": Wording(
+        READ, "It is cut.", "Without ports there is no session; the stack judges by itself."
+    ),
+    "bad_header": Wording(
+        READ,
+        "A length in its headers is impossible.",
+        "Without ports there is no session; the stack judges by itself.",
+    ),
+    "not_transport": Wording(
+        READ,
+        "It is neither TCP nor UDP, or has too many extension headers.",
+        "Without ports there is no session; the stack judges by itself.",
+    ),
+    "fragment": Wording(READ, "It is a later fragment.", "It carries no ports."),
+    "parsed": Wording(
+        READ, "Yes: IP protocol {value}, {bound} bytes.", "Addresses and ports name its session."
+    ),
+    "no_service": Wording(SERVICE, "No.", "What is no service is not ours to redirect."),
+    "service": Wording(SERVICE, "Yes, slot {value}.", "The POP answers for it on every host."),
+    "no_flags": Wording(
+        KIND,
+        "TCP with none of SYN, ACK and RST.",
+        "No stack sends it; it proves nothing about a session.",
+    ),
+    "opens": Wording(KIND, "A SYN.", "It opens a session, unless one lives already."),
+    "segment": Wording(
+        KIND, "A segment of a session.", "A stack that does not know it could only reset it."
+    ),
+    "datagram": Wording(
+        KIND, "UDP.", "It may open a session; an unconnected socket cannot tell."
+    ),
+    "absent": Wording(
+        TABLE, "It is not in the table.", "Nobody claimed it, or its owner is not active."
+    ),
+    "unowned": Wording(
+        TABLE,
+        "It is marked as nobody's.",
+        "Every host was asked and none has it: the local stack may answer.",
+    ),
+    "own": Wording(TABLE, "This host's, {value}.", "Its socket should be here."),
+    "other": Wording(TABLE, "Host {value}'s.", "It goes to its owner, unless it is here by now."),
+    "kernel_not_asked": Wording(
+        KERNEL,
+        "Nobody was asked; taken as no.",
+        "The forwarder gets only what the XDP program has asked about already.",
+    ),
+    "kernel_knows": Wording(
+        KERNEL, "Yes.", "The socket is the truth: a stale entry must not steal a live session."
+    ),
+    "kernel_unknown": Wording(
+        KERNEL, "No.", "A packet of a live session is never passed to a stack that lacks it."
+    ),
+    "owner_headers": Wording(
+        HEADERS, "Template {value}.", "The owner's kernel decides what becomes of it."
+    ),
+    "owner_no_headers": Wording(
+        HEADERS,
+        "None: there is no way to the owner.",
+        "A SYN is passed, since a flooded one is dropped everywhere; the rest is flooded.",
+    ),
+    "flood_headers": Wording(
+        FLOOD,
+        "Template {value}, the flood group's.",
+        "The one host whose kernel knows the session takes it, the others drop it.",
+    ),
+    "flood_no_headers": Wording(
+        FLOOD, "None is set.", "It is dropped: the stack could only reset the session."
+    ),
+    "fits": Wording(SIZE, "{value} bytes, the path takes {bound}.", "It is sent."),
+    "too_big": Wording(
+        SIZE,
+        "{value} bytes, the path takes {bound}.",
+        "It is dropped and counted, since it would vanish on the way.",
+    ),
+    "no_headroom": Wording(
+        SIZE, "There is no room in front of the frame.", "The driver's doing; counted."
+    ),
+}  # fmt: skip
+"""Step name to its words: the rows of docs/decision-table.md."""
+
+KERNEL_QUESTION: Final = "kernel_not_asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One question on a frame's way.
+
+    Attributes:
+        name: of what was found, as in csrc/explain.h; stable, for programs.
+        question: what was asked.
+        answer: what was found.
+        reason: why that matters; from docs/decision-table.md.
+    """
+
+    name: str
+    question: str
+    answer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.question} {self.answer} {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What becomes of one frame, and why.
+
+    Attributes:
+        ending: the counter that the frame ends in, as in `Statistics`.
+        action: "pass" to the stack, "drop", or "tx": sent.
+        sentence: the ending's sentence.
+        steps: what was asked and found, in order.
+        session: the session by the packet's addresses and ports, of a service or not; None if
+            they cannot be read, or a port is 0.
+        tcp_flags: letters of FSRPAUEC; "" for UDP and for what cannot be read.
+        owner: the host id by the session table; None: not in it, or marked as nobody's.
+        output: the frame as it leaves or is passed, bytes; of a dropped one, as it came.
+    """
+
+    ending: str
+    action: Action
+    sentence: str
+    steps: tuple[Step, ...]
+    session: Session | None
+    tcp_flags: str
+    owner: int | None
+    output: bytes
+
+    def __str__(self) -> str:
+        lines = [str(self.session)] if self.session else []
+        lines += [f"  {step}" for step in self.steps]
+        return "\n".join([*lines, f"{self.action}: {self.ending}. {self.sentence}"])
+
+    @property
+    def asks_kernel(self) -> bool:
+        """Whether the answer of this host's kernel would count, and nobody gave it."""
+        return any(step.name == KERNEL_QUESTION for step in self.steps)
+
+
+def explain(
+    frame: bytes, forwarder: _native.Forwarder, *, kernel_knows: bool | None = None
+) -> Explanation:
+    """Says what a forwarder does with a frame and why, by the same C code. Counts nothing.
+
+    Args:
+        frame: bytes from the Ethernet header on.
+        forwarder: its tables, templates and services are asked; nobody may write them meanwhile.
+        kernel_knows: whether this host's kernel has a socket that the packet fits, as the XDP
+            program would find out; None: nobody was asked, as in `Forwarder.forward`.
+
+    Returns:
+        Ending and output are those of `Forwarder.forward`, unless `kernel_knows` is true.
+
+    Source: docs/decision-table.md.
+    """
+    ending, output, packet, found = _native.explain_steps(forwarder, frame, kernel_knows)
+    owners = [value for name, value, _ in found if name in ("own", "other")]
+    return Explanation(
+        ending=ending,
+        action=cast(Action, ENDINGS[ending]),
+        sentence=SENTENCES[ending],
+        steps=tuple(_step(*step) for step in found),
+        session=_session(packet) if packet else None,
+        tcp_flags=_flags(packet[5]) if packet else "",
+        owner=owners[0] if owners else None,
+        output=output,
+    )
+
+
+def _step(name: str, value: int, bound: int) -> Step:
+    wording = WORDINGS[name]
+    return Step(
+        name, wording.question, wording.answer.format(value=value, bound=bound), wording.reason
+    )
+
+
+def _session(packet: tuple[bytes, int, bytes, int, int, int]) -> Session | None:
+    client, client_port, vip, port, protocol, _ = packet
+    if not client_port or not port:
+        return None
+    family = IPv4Address if len(client) == 4 else IPv6Address
+    return Session(family(client), client_port, family(vip), port, PROTOCOLS[protocol])
+
+
+def _flags(bits: int) -> str:
+    return "".join(letter for bit, letter in enumerate(TCP_FLAGS) if bits & 1 << bit)
