@@ -161,6 +161,31 @@ def test_the_stub_has_the_names_and_arguments_of_the_compiled_module(tmp_path: P
     assert (done.returncode, done.stdout) == (0, done.stdout), done.stdout + done.stderr
 
 
+def test_a_strictly_typed_program_may_use_the_package(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import pyxdp_gossip as xg\n"
+        "async def follow(node: xg.Node) -> int:\n"
+        "    counted: int = node.stats().stray_forwarded + node.stats()['miss_flooded']\n"
+        "    async for event in node.events():\n"
+        "        match event:\n"
+        "            case xg.MemberChanged(host=host, state=xg.MemberState.DEAD):\n"
+        "                counted += host\n"
+        "            case xg.EventsLost(count=count):\n"
+        "                counted += count\n"
+        "    why = node.explain(b'')\n"
+        "    reveal_type(why.steps[0].reason)\n"
+        "    node.no_such_method()\n"
+        "    return counted\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(program)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.replace("builtins.", "").splitlines() == [
+        'program.py:11: note: Revealed type is "str"',
+        'program.py:12: error: "Node" has no attribute "no_such_method"  [attr-defined]',
+    ], done.stderr
+
+
 # ---- the reference ----
 
 
@@ -175,4 +200,4 @@ def test_the_api_reference_builds_without_a_warning_and_has_all_names(tmp_path: 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = (tmp_path / "pyxdp_gossip.html").read_text()
     anchors = set(re.findall(r'id="([\w.]+)"', page))
-    assert set(xg.__all__) | set(IDS) <= anchors
+    assert set(xg.__all__) | set(IDS) | {"Forwarder.forward"} <= anchors
