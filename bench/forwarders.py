@@ -35,7 +35,8 @@ from bench.link import (
 from bench.world import STOP_TIMEOUT_S, World
 from pyxdp_gossip._native import OwnershipLog
 from pyxdp_gossip.bpf_object import BpfObject
-from pyxdp_gossip.dataplane import Dataplane, DataplaneSettings
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.stats import ENDINGS
 from pyxdp_gossip.templates import HeaderTemplate

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.machine import repeat
 from pyxdp_gossip._native import OwnerStates, SessionTable
-from pyxdp_gossip.dataplane import buckets_for
+from pyxdp_gossip.dataplane_settings import buckets_for
 
 REPEATS = 7
 LOOKUPS = 1 << 19

@@ -25,7 +25,7 @@ from bench import programs
 from bench.machine import turns
 from bench.world import World
 from pyxdp_gossip.bpf_object import BpfObject
-from pyxdp_gossip.dataplane import DataplaneSettings
+from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.popbox.agents import Agent, Settings, write_key_file
 from pyxdp_gossip.popbox.processes import is_listening
 

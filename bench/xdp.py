@@ -20,7 +20,8 @@ from typing import Any
 from bench.machine import repeat
 from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import pack_key4
-from pyxdp_gossip.dataplane import Dataplane, DataplaneSettings
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.session import Service
 
 REPEATS = 7

@@ -83,7 +83,10 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 	if (decision == XG_DECIDE_STRAY || decision == XG_DECIDE_FORWARD_SYN) {
 		index = xg_owner_load(&forwarder->owners[owner]).template_index;
 		if (index != XG_NO_TEMPLATE) {
-			note(out, XG_STEP_owner_headers, index, 0);
+			note(out,
+			     has_headers(forwarder, index) ? XG_STEP_owner_headers :
+							     XG_STEP_owner_empty_headers,
+			     index, 0);
 			return index;
 		}
 		note(out, XG_STEP_owner_no_headers, 0, 0);

@@ -37,6 +37,7 @@
 	X(kernel_unknown)	/* kernel */ \
 	X(owner_headers)	/* headers; value: template index */ \
 	X(owner_no_headers)	/* headers */ \
+	X(owner_empty_headers)	/* headers; value: template index; ends */ \
 	X(flood_headers)	/* headers; value: template index */ \
 	X(flood_no_headers)	/* headers; ends */ \
 	X(fits)			/* size; value: bytes of the outer packet, bound: MTU; ends */ \

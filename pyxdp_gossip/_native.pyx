@@ -79,7 +79,19 @@ cdef u16 u16_of(object name, object number) except? 0:
 
 
 def pack_key4(address not None, port, slot):
-    """The 8-byte key of an IPv4 session; see _native.pyi."""
+    """Key of an IPv4 session.
+
+    Args:
+        address: (4,) bytes of the client, network order.
+        port: of the client, 0..65535.
+        slot: of the service on this host, 0..65535.
+
+    Returns:
+        (8,) bytes, `struct xg_key4`.
+
+    Raises:
+        ValueError: a length or a range is wrong.
+    """
     cdef const u8[::1] view = octets(address)
     need("IPv4 address", view.shape[0], 4)
     return (bytes(view) + u16_of("port", port).to_bytes(2, "big")
@@ -87,7 +99,11 @@ def pack_key4(address not None, port, slot):
 
 
 def pack_key6(address not None, port, slot):
-    """The 24-byte key of an IPv6 session; see _native.pyi."""
+    """Key of an IPv6 session: (16,) bytes address in, (24,) bytes `struct xg_key6` out.
+
+    Raises:
+        ValueError: a length or a range is wrong.
+    """
     cdef const u8[::1] view = octets(address)
     need("IPv6 address", view.shape[0], 16)
     return (bytes(view) + u16_of("port", port).to_bytes(2, "big")
@@ -95,7 +111,17 @@ def pack_key6(address not None, port, slot):
 
 
 def session_hash(hash_key not None, key not None):
-    """SipHash-1-3 of a key of either family; see _native.pyi."""
+    """SipHash-1-3 of a key: the low 32 bits choose the buckets, the high ones are the check.
+
+    Args:
+        hash_key: (16,) bytes.
+        key: (8,) or (24,) bytes.
+
+    Raises:
+        ValueError: a length is wrong.
+
+    Source: Aumasson, Bernstein, "SipHash: a fast short-input PRF", 2012.
+    """
     cdef const u8[::1] secret = octets(hash_key)
     cdef const u8[::1] view = octets(key)
     cdef u64 words[XG_KEY_WORDS_MAX]
@@ -110,258 +136,14 @@ def session_hash(hash_key not None, key not None):
     return xg_hash6(secret_words, words)
 
 
-# ---- OwnerStates ----
-
-cdef class OwnerStates:
-    """What every table entry of one owner depends on; see _native.pyi."""
-
-    cdef u8[::1] _memory
-    cdef xg_owner_state *_states
-    cdef bytearray _changes  # epochs used up by each owner since the last sweep of all tables
-    cdef object _tables
-    cdef object __weakref__
-
-    def __cinit__(self, memory=None):
-        cdef xg_owner_state state
-        if memory is None:
-            memory = bytearray(OWNER_STATES_BYTES)
-        self._memory = memoryview(memory).cast("B")
-        need("owner states", self._memory.shape[0], OWNER_STATES_BYTES)
-        self._states = <xg_owner_state *>&self._memory[0]
-        if <size_t>self._states % sizeof(xg_owner_state):
-            raise ValueError("owner states must lie at a multiple of 8 bytes")
-        self._changes = bytearray(XG_OWNERS)
-        self._tables = weakref.WeakSet()
-        for host in range(XG_OWNERS):
-            state = xg_owner_load(&self._states[host])
-            if state.epoch == 0 and state.flags == 0 and state.template_index == 0:
-                state.template_index = XG_NO_TEMPLATE
-                xg_owner_store(&self._states[host], state)
-
-    cdef int _store(self, u16 host, int epoch_step, u8 set_flags, u8 clear_flags) except -1:
-        cdef xg_owner_state state = xg_owner_load(&self._states[host])
-        if epoch_step and self._changes[host] >= EPOCHS_BETWEEN_SWEEPS:
-            self._sweep_tables()
-        state.epoch = <u8>(state.epoch + epoch_step)
-        state.flags = (state.flags & ~clear_flags) | set_flags
-        xg_owner_store(&self._states[host], state)
-        self._changes[host] += epoch_step
-        return 0
-
-    cdef int _sweep_tables(self) except -1:
-        for table in self._tables:
-            (<SessionTable>table)._sweep_void()
-        self._changes = bytearray(XG_OWNERS)
-        return 0
-
-    def activate(self, host):
-        self._store(host_of(host), 0, XG_OWNER_ACTIVE, 0)
-
-    def deactivate(self, host):
-        self._store(host_of(host), 0, 0, XG_OWNER_ACTIVE)
-
-    def void(self, host):
-        self._store(host_of(host), 1, 0, XG_OWNER_PREVIOUS)
-
-    def new_epoch(self, host):
-        self._store(host_of(host), 1, XG_OWNER_PREVIOUS, 0)
-
-    def drop_previous(self, host):
-        self._store(host_of(host), 0, 0, XG_OWNER_PREVIOUS)
-
-    def set_template(self, host, index):
-        cdef u16 number = host_of(host)
-        cdef xg_owner_state state = xg_owner_load(&self._states[number])
-        if index is not None and not 0 <= index < XG_NO_TEMPLATE:
-            raise ValueError(f"template index is {index}, expected 0..{XG_NO_TEMPLATE - 1}")
-        state.template_index = XG_NO_TEMPLATE if index is None else index
-        xg_owner_store(&self._states[number], state)
-
-    def is_active(self, host):
-        return bool(xg_owner_load(&self._states[host_of(host)]).flags & XG_OWNER_ACTIVE)
-
-    def state(self, host):
-        cdef xg_owner_state state = xg_owner_load(&self._states[host_of(host)])
-        return state.epoch, state.flags, state.template_index
-
-
-# ---- SessionTable ----
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the table says about one session; see _native.pyi."""
-
-    owner: int
-    flags: int
-    epoch: int
-    opened_at: int
-    position: int
-    changed_at_ms: int
-
-
-cdef class SessionTable:
-    """Session to owner; see _native.pyi."""
-
-    cdef xg_session_table *_table
-    cdef OwnerStates _owners
-    cdef u8[::1] _memory
-    cdef readonly int family
-    cdef readonly size_t memory_bytes
-    cdef Py_ssize_t _key_len
-    cdef u32 _cursor
-    cdef bint _busy  # a writer is at work without the GIL
-    cdef object __weakref__
-
-    def __cinit__(self, int family, buckets, OwnerStates owners not None, *, memory=None,
-                  hash_key=None, bint adopt=False):
-        cdef u64 secret[2]
-        cdef const u8[::1] secret_view
-        cdef void *place = NULL
-        self.memory_bytes = SessionTable.required_bytes(family, buckets)
-        self.family = family
-        self._key_len = 8 if family == 4 else 24
-        self._owners = owners
-        if adopt and (memory is None or hash_key is not None):
-            raise ValueError("adopt=True needs memory= and takes the hash key that lies there")
-        if memory is not None:
-            self._memory = memoryview(memory).cast("B")
-            if <size_t>self._memory.shape[0] < self.memory_bytes:
-                raise ValueError(f"table memory is {self._memory.shape[0]} bytes, expected at "
-                                 f"least {self.memory_bytes}")
-            place = &self._memory[0]
-        secret_view = octets(os.urandom(HASH_KEY_BYTES) if hash_key is None else hash_key)
-        need("hash key", secret_view.shape[0], HASH_KEY_BYTES)
-        memcpy(secret, &secret_view[0], sizeof(secret))
-        check(xg_session_table_create(&self._table, family, buckets, place, self.memory_bytes,
-                                      owners._states, NULL if adopt else secret))
-        owners._tables.add(self)
-
-    def __dealloc__(self):
-        xg_session_table_destroy(self._table)
-
-    @staticmethod
-    def required_bytes(int family, buckets):
-        cdef size_t needed = 0
-        if 0 < buckets <= 0xFFFFFFFF:
-            needed = xg_session_table_bytes(family, buckets)
-        if not needed:
-            raise ValueError(f"family {family}, {buckets} buckets: expected family 4 or 6 and a "
-                             "power of two from 2 to 67108864")
-        return needed
-
-    cdef int _write(self) except -1:
-        """Begin of every change: two writers would corrupt the table."""
-        if self._busy:
-            raise RuntimeError("the session table has one writer: another thread is changing it")
-        return 0
-
-    cdef int _load_key(self, object key, u64 *words) except -1:
-        cdef const u8[::1] view = octets(key)
-        need("key", view.shape[0], self._key_len)
-        memcpy(words, &view[0], self._key_len)
-        return 0
-
-    cdef int _sweep_void(self) except -1:
-        self._write()
-        xg_session_table_sweep_void(self._table)
-        return 0
-
-    def put(self, key not None, owner, *, flags=0, u64 opened_at=0, position=0, now_ms=0):
-        cdef u64 words[XG_KEY_WORDS_MAX]
-        cdef xg_session_claim claim
-        self._write()
-        self._load_key(key, words)
-        if flags not in (0, XG_META_LINGER):
-            raise ValueError(f"flags is {flags}, expected 0 or LINGER")
-        claim.owner = host_of(owner, True)
-        claim.flags = flags
-        claim.opened_at = opened_at
-        claim.position = low32(position)
-        claim.now_ms = low32(now_ms)
-        check(xg_session_table_put(self._table, words, &claim))
-
-    def mark_unowned(self, key not None, now_ms):
-        entry = self.get(key)
-        if entry is not None and entry.owner != UNOWNED and not entry.flags & XG_META_LINGER:
-            return False
-        self.put(key, UNOWNED, now_ms=now_ms)
-        return True
-
-    def remove(self, key not None):
-        cdef u64 words[XG_KEY_WORDS_MAX]
-        self._write()
-        self._load_key(key, words)
-        return bool(xg_session_table_remove(self._table, words))
-
-    def get(self, key not None):
-        cdef u64 words[XG_KEY_WORDS_MAX]
-        cdef u64 meta
-        cdef xg_session_cold cold
-        self._load_key(key, words)
-        if xg_session_table_get(self._table, words, &meta, &cold) < 0:
-            return None
-        return Entry(xg_meta_owner(meta), xg_meta_flags(meta) & ~XG_META_USED,
-                     xg_meta_epoch(meta), cold.opened_at, cold.position, cold.changed_at_ms)
-
-    def find_burst(self, keys not None):
-        cdef const u8[::1] view = octets(keys)
-        cdef Py_ssize_t count = view.shape[0] // self._key_len
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t i
-        cdef u64 metas[XG_BURST_MAX]
-        cdef unsigned int burst
-        cdef u16[::1] owners
-        if view.shape[0] % self._key_len:
-            raise ValueError(f"keys are {view.shape[0]} bytes, expected a multiple of "
-                             f"{self._key_len}")
-        result = array("H", bytes(2 * count))
-        if count == 0:
-            return result
-        owners = result
-        with nogil:
-            while at < count:
-                burst = <unsigned int>min(count - at, <Py_ssize_t>XG_BURST_MAX)
-                xg_session_table_find_burst(self._table, &view[at * self._key_len], burst, metas)
-                for i in range(burst):
-                    owners[at + i] = xg_meta_owner(metas[i]) if metas[i] else XG_HOST_ABSENT
-                at += burst
-        return result
-
-    def sweep(self, buckets, now_ms, *, linger_ms, unowned_ms):
-        cdef u64 before = xg_session_table_used(self._table)
-        self._write()
-        if buckets < 1:
-            raise ValueError(f"buckets is {buckets}, expected 1 or more")
-        self._cursor = xg_session_table_sweep(self._table, self._cursor,
-                                              min(buckets, 0xFFFFFFFF), low32(now_ms),
-                                              linger_ms, unowned_ms)
-        return before - xg_session_table_used(self._table)
-
-    def __len__(self):
-        return xg_session_table_used(self._table)
-
-    @property
-    def capacity(self):
-        return xg_session_table_capacity(self._table)
-
-    @property
-    def refused(self):
-        return xg_session_table_refused(self._table)
-
-    @property
-    def evicted(self):
-        return xg_session_table_evicted(self._table)
-
-    @property
-    def moves(self):
-        return xg_session_table_moves(self._table)
+include "_native_table.pxi"
 
 
 # ---- OwnershipLog ----
 
 @dataclass(frozen=True, slots=True)
 class ApplyResult:
-    """What became of one section's records; see _native.pyi."""
+    """What became of one section's records; the stub has a sentence for each field."""
 
     applied: int
     stale: int
@@ -373,7 +155,19 @@ class ApplyResult:
 
 
 cdef class OwnershipLog:
-    """Ownership records to and from the session tables; see _native.pyi."""
+    """Ownership records to and from the two session tables.
+
+    Own events go in with `absorb` and out as record sections with `encode`; another host's
+    sections go in with `apply`. A section is kind u8, flags u8, length u16 (network order),
+    body.
+
+    Args:
+        table4, table6: the session tables.
+        host_id: this host, active in the tables' owners before its entries count.
+
+    Raises:
+        ValueError: wrong families or host id.
+    """
 
     cdef SessionTable _table4
     cdef SessionTable _table6
@@ -381,7 +175,7 @@ cdef class OwnershipLog:
     cdef u16 _host
 
     def __cinit__(self, SessionTable table4 not None, SessionTable table6 not None, host_id):
-        if table4.family != 4 or table6.family != 6:
+        if table4._family != 4 or table6._family != 6:
             raise ValueError("expected a table of family 4 and one of family 6")
         self._host = host_of(host_id)
         self._table4 = table4
@@ -402,6 +196,20 @@ cdef class OwnershipLog:
         return self._table6._write()
 
     def absorb(self, events not None, *, u64 clock, position, now_ms):
+        """Enter own events (OPEN, CLOSE, CLOSE_LINGER, CLAIM) and note what to tell.
+
+        Args:
+            events: (n * 40,) bytes, `struct xg_event`.
+            clock: becomes the clock of the OPENs among them.
+            position: number of the batch that will carry them.
+
+        Returns:
+            How many events were consumed. Fewer than n: 256 sessions are pending; `encode`
+            and call again with the rest.
+
+        Raises:
+            ValueError: the length is no multiple of 40.
+        """
         cdef const u8[::1] view = octets(events)
         cdef xg_moment moment
         self._write()
@@ -416,27 +224,45 @@ cdef class OwnershipLog:
 
     @property
     def pending(self):
+        """Sessions that `encode` still has to tell about, 0..256."""
         return xg_batch_pending(self._batch)
 
     @property
     def ignored(self):
+        """Events of other kinds or families, and CLAIMs of sessions that linger already."""
         return c_batch_counts(self._batch).ignored
 
     @property
     def refused(self):
+        """Own OPENs that the own table had no room for; the others were told all the same."""
         return c_batch_counts(self._batch).refused
 
     @property
     def cancelled(self):
+        """Sessions opened and closed inside one flush: nobody was told."""
         return c_batch_counts(self._batch).cancelled
 
     def encode(self, budget):
+        """Record sections of at most `budget` bytes; what did not fit stays pending."""
         cdef Py_ssize_t room = max(0, min(budget, ENCODE_MAX))
         cdef bytes out = PyBytes_FromStringAndSize(NULL, room)
         cdef size_t length = xg_batch_encode(self._batch, <u8 *>PyBytes_AS_STRING(out), room)
         return out[:length]
 
     def shard(self, int family, u64 cursor, budget):
+        """Own sessions of one family that do not linger, as one OPEN section.
+
+        Args:
+            cursor: 0 to begin with, then what the last call returned.
+            budget: bytes, 24 or more.
+
+        Returns:
+            The section, and the next cursor or None at the end. The section may be empty, at
+            the end, or where 2**20 slots in a row held nothing: then just go on.
+
+        Raises:
+            ValueError: the family or the budget is wrong.
+        """
         cdef Py_ssize_t room = max(0, min(budget, SECTION_MAX))
         cdef bytes out = PyBytes_FromStringAndSize(NULL, room)
         cdef size_t length
@@ -451,6 +277,22 @@ cdef class OwnershipLog:
 
     def apply(self, sender, kind, body not None, translation not None, *, u64 clock, position,
               now_ms):
+        """Enter one section of another host, without the GIL.
+
+        Args:
+            sender: host id, another than this host's.
+            kind: 0x10 OPEN4, 0x11 CLOSE4, 0x12 LINGER4, 0x18 OPEN6, 0x19 CLOSE6, 0x1a LINGER6.
+            body: a row of records, 8 bytes each in IPv4, 20 in IPv6.
+            translation: native u16 for each service index of the sender: the own slot, or
+                SERVICE_UNKNOWN.
+            clock: of the sender's batch.
+            position: of that batch in the sender's log.
+
+        Raises:
+            ValueError: sender out of range, or half an item in `translation`.
+            OSError: EBADMSG, the body is no row of records and nothing was applied; EINVAL,
+                unknown kind, or the sender is this host.
+        """
         cdef const u8[::1] body_view = octets(body)
         cdef const u8[::1] translation_view = octets(translation)
         cdef xg_section section

@@ -20,7 +20,8 @@ import structlog
 from pyxdp_gossip import netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.config import HOST_ID_MAX, Config
-from pyxdp_gossip.dataplane import Dataplane, DataplaneSettings
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
 from pyxdp_gossip.gossip import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (

@@ -254,6 +254,9 @@ class Config:
     def load(cls, path: str | Path) -> Config:
         """Read a TOML file; a relative `key_file` is relative to it.
 
+        Args:
+            path: of the file.
+
         Raises:
             ConfigError: the file cannot be read, or a value is wrong.
         """

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import (
@@ -22,6 +22,21 @@ from pyxdp_gossip._native import (
     sum_counters,
 )
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
+from pyxdp_gossip.dataplane_settings import (
+    ATTACH_MODES,
+    CONFIG,
+    FILTER_NAME,
+    NO_TEMPLATE,
+    PEER,
+    PROTOCOLS,
+    RING_BYTES,
+    SERVICE,
+    SERVICE_KEY,
+    VIEWS,
+    DataplaneSettings,
+    PeerCookies,
+    buckets_for,
+)
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.forwarder import Forwarder, pack_services
 from pyxdp_gossip.session import KernelView, Service, packed16
@@ -29,89 +44,6 @@ from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.templates import HeaderTemplate
 from pyxdp_gossip.xsk import Umem, XskSocket
 from pyxdp_gossip.xsk_plane import XskPlane
-
-NO_TEMPLATE: Final = 0xFFFF
-ENTRIES_A_BUCKET: Final = 4
-FILL: Final = 0.8  # what the table reaches without a refusal
-RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
-EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
-PROTOCOLS: Final = {"tcp": 6, "udp": 17}
-FILTER_NAME: Final = "pyxdp_gossip"
-VIEWS: Final = {  # of xg_question's action
-    "pass": KernelView.FULL,
-    "tx": KernelView.HALF,
-    "drop": KernelView.ABSENT,
-}
-
-ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
-    "auto": "auto",
-    "native": "native",
-    "zero-copy": "native",
-    "copy": "native",
-    "skb": "skb",
-}
-
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
-SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
-SERVICE: Final = struct.Struct("<HH")
-LOOP_SERVICE: Final = struct.Struct("<16s2sBxHxx")  # struct xg_forward_service
-PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCookies:
-    """The cookies of one peer, (8,) bytes each; `*_old` are of the previous key.
-
-    Attributes:
-        unicast, unicast_old: from the peer to this host.
-        flood, flood_old: from the peer to the flood group.
-        reply: from this host to the peer.
-    """
-
-    unicast: bytes
-    flood: bytes
-    reply: bytes
-    unicast_old: bytes
-    flood_old: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DataplaneSettings:
-    """What the data path must know before it starts.
-
-    Attributes:
-        services: each service's slot, 0..65534, stable for this host.
-        mode: "auto", "native", "skb"; "zero-copy" and "copy" are native ones, of the AF_XDP
-            sockets.
-        plane: "xsk": strays are forwarded by the AF_XDP loops; "xdp": by the XDP program alone.
-        pins: this host's folder in a BPF file system.
-        cgroup: a cgroup v2 that holds the proxy.
-        flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
-            before and for others; 0: no limit.
-        flood_burst_s: how many seconds of its rate a budget may spend at once.
-    """
-
-    host: int
-    interface: str
-    address: IPv4Address
-    flood_group: IPv4Address
-    tunnel_port: int
-    services: Mapping[Service, int]
-    sessions_v4: int
-    sessions_v6: int
-    mode: str
-    pins: Path
-    cgroup: Path
-    flood_rate_pps: int
-    flood_new_rate_pps: int
-    flood_burst_s: float = 0.05
-    plane: str = "xdp"
-
-
-def buckets_for(sessions: int) -> int:
-    """The number of buckets, a power of two, that holds so many sessions at the rated fill."""
-    needed = max(1, int(sessions / FILL / ENTRIES_A_BUCKET))
-    return 1 << (needed - 1).bit_length()
 
 
 @dataclass(slots=True)
@@ -306,24 +238,15 @@ class Dataplane:
         )
         self._plane.open()
 
-    def _make_loop(
-        self, number: int, socket: XskSocket, umem: Umem, driver_frames: int
-    ) -> XskLoop:
+    def _make_loop(self, number: int, socket: XskSocket, umem: Umem, driver_frames: int) -> XskLoop:
         settings, rings = self.settings, socket.addresses
-        services = (
-            LOOP_SERVICE.pack(
-                packed16(service.vip), struct.pack("!H", service.port),
-                PROTOCOLS[service.protocol], slot,
-            )
-            for service, slot in settings.services.items()
-        )  # fmt: skip
         return XskLoop(
             host=settings.host,
             table4=self.table4,
             table6=self.table6,
             owners=self.owners,
             templates=self._templates,
-            services=b"".join(services),
+            services=pack_services({slot: one for one, slot in settings.services.items()}),
             flood=self._flood,
             address=settings.address.packed,
             tunnel_port=settings.tunnel_port,

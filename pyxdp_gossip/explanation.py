@@ -100,6 +100,9 @@ WORDINGS: Final[Mapping[str, Wording]] = {
         "None: there is no way to the owner.",
         "A SYN is passed, since a flooded one is dropped everywhere; the rest is flooded.",
     ),
+    "owner_empty_headers": Wording(
+        HEADERS, "Template {value}, which is empty.", "It is dropped: there is no way to the owner."
+    ),
     "flood_headers": Wording(
         FLOOD,
         "Template {value}, the flood group's.",

@@ -60,6 +60,9 @@ class Forwarder(_native.Forwarder):
         ValueError: a buffer holds half a struct.
     """
 
+    forward = _native.Forwarder.forward  # named here for the API reference
+    counters = _native.Forwarder.counters
+
     @classmethod
     def build(
         cls,

@@ -10,7 +10,8 @@ from typing import Final
 
 from pyxdp_gossip import netlink
 from pyxdp_gossip._native import reconcile
-from pyxdp_gossip.dataplane import EVENTS_A_READ, Dataplane
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import EVENTS_A_READ
 from pyxdp_gossip.gossip.events import IncomingEvent, Misdirected, Misses, SocketEvents
 from pyxdp_gossip.gossip.records import EVENT, EventKind
 from pyxdp_gossip.session import Address

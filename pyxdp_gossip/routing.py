@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from pyxdp_gossip import netlink
-from pyxdp_gossip.dataplane import Dataplane, PeerCookies
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import PeerCookies
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
 from pyxdp_gossip.session import packed16

@@ -106,6 +106,10 @@ class Session:
     def tcp(cls, client: str, service: str) -> Session:
         """`Session.tcp("203.0.113.9:51000", "198.51.100.1:443")`.
 
+        Args:
+            client: ADDRESS:PORT of the client, an IPv6 address in [brackets].
+            service: VIP:PORT of the service.
+
         Raises:
             ValueError: an endpoint cannot be read, or the families differ.
         """
@@ -113,7 +117,15 @@ class Session:
 
     @classmethod
     def udp(cls, client: str, service: str) -> Session:
-        """Like `tcp`, for a UDP service."""
+        """Like `tcp`, for a UDP service.
+
+        Args:
+            client: ADDRESS:PORT of the client, an IPv6 address in [brackets].
+            service: VIP:PORT of the service.
+
+        Raises:
+            ValueError: an endpoint cannot be read, or the families differ.
+        """
         return cls(*parse_endpoint(client), *parse_endpoint(service), "udp")
 
     @property

@@ -199,11 +199,19 @@ class HeaderTemplate:
         return _native.apply_template(self.pack(), frame, mark)
 
     def with_mtu(self, mtu: int) -> HeaderTemplate:
-        """The same headers for another path MTU, bytes."""
+        """The same headers for another path.
+
+        Args:
+            mtu: largest outer IP packet of the path, bytes.
+        """
         return replace(self, mtu=mtu)
 
     def pack(self, generation: int = 0) -> bytes:
-        """(128,) bytes: `struct xg_template`."""
+        """(128,) bytes: `struct xg_template`, as the data path reads it.
+
+        Args:
+            generation: 0..2^32-1, raised with each new content; for people who look.
+        """
         return PACKED.pack(
             self.header,
             len(self.header),

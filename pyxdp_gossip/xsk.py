@@ -226,8 +226,9 @@ class XskSocket:
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
-        sizes = _power_of_two("rx_size", rx_size, RING_MAX), _power_of_two(
-            "tx_size", tx_size, RING_MAX
+        sizes = (
+            _power_of_two("rx_size", rx_size, RING_MAX),
+            _power_of_two("tx_size", tx_size, RING_MAX),
         )
         self.fd = -1
         self._umem = umem

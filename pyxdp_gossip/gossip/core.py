@@ -161,6 +161,9 @@ class GossipCore:
     def handle_event(self, event: IncomingEvent, now: int) -> None:
         """Take in what happened on this host.
 
+        Args:
+            event: one of gossip/events.py that goes from the caller to the core.
+
         Raises:
             ValueError: records are no whole number of struct xg_event.
         """

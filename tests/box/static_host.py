@@ -11,7 +11,8 @@ import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from pyxdp_gossip.dataplane import Dataplane, DataplaneSettings
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.popbox import Box, leftovers, names
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import Service, parse_endpoint

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from pyxdp_gossip import kernel_mounts
 from pyxdp_gossip.bpf_object import ProgramRun
-from pyxdp_gossip.dataplane import NO_TEMPLATE, Dataplane, DataplaneSettings, PeerCookies
+from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.dataplane_settings import NO_TEMPLATE, DataplaneSettings, PeerCookies
 from pyxdp_gossip.session import KernelView, Service
 from pyxdp_gossip.stats import ENDINGS
 from tests.golden_world import (

@@ -16,7 +16,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from pyxdp_gossip.dataplane import NO_TEMPLATE
+from pyxdp_gossip.dataplane_settings import NO_TEMPLATE
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import packed16

@@ -41,6 +41,7 @@ LEADS_TO = {
     "own": {"passed_own"},
     "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known"},
     "owner_no_headers": {"passed_syn"},
+    "owner_empty_headers": {"miss_no_flood"},
     "flood_no_headers": {"miss_no_flood"},
     "fits": {"stray_forwarded", "syn_forwarded", "miss_flooded"},
     "too_big": {"too_big"},

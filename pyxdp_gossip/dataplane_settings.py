@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the data path is told before it starts, and how it lies in the BPF maps (pure)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final
+
+from pyxdp_gossip.session import KernelView, Service
+
+NO_TEMPLATE: Final = 0xFFFF
+ENTRIES_A_BUCKET: Final = 4
+FILL: Final = 0.8  # what the table reaches without a refusal
+RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
+EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
+PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+FILTER_NAME: Final = "pyxdp_gossip"
+VIEWS: Final = {  # of xg_question's action
+    "pass": KernelView.FULL,
+    "tx": KernelView.HALF,
+    "drop": KernelView.ABSENT,
+}
+
+ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
+    "auto": "auto",
+    "native": "native",
+    "zero-copy": "native",
+    "copy": "native",
+    "skb": "skb",
+}
+
+CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
+SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
+SERVICE: Final = struct.Struct("<HH")
+PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCookies:
+    """The cookies of one peer, (8,) bytes each; `*_old` are of the previous key.
+
+    Attributes:
+        unicast, unicast_old: from the peer to this host.
+        flood, flood_old: from the peer to the flood group.
+        reply: from this host to the peer.
+    """
+
+    unicast: bytes
+    flood: bytes
+    reply: bytes
+    unicast_old: bytes
+    flood_old: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneSettings:
+    """What the data path must know before it starts.
+
+    Attributes:
+        services: each service's slot, 0..65534, stable for this host.
+        mode: "auto", "native", "skb"; "zero-copy" and "copy" are native ones, of the AF_XDP
+            sockets.
+        plane: "xsk": strays are forwarded by the AF_XDP loops; "xdp": by the XDP program alone.
+        pins: this host's folder in a BPF file system.
+        cgroup: a cgroup v2 that holds the proxy.
+        flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
+            before and for others; 0: no limit.
+        flood_burst_s: how many seconds of its rate a budget may spend at once.
+    """
+
+    host: int
+    interface: str
+    address: IPv4Address
+    flood_group: IPv4Address
+    tunnel_port: int
+    services: Mapping[Service, int]
+    sessions_v4: int
+    sessions_v6: int
+    mode: str
+    pins: Path
+    cgroup: Path
+    flood_rate_pps: int
+    flood_new_rate_pps: int
+    flood_burst_s: float = 0.05
+    plane: str = "xdp"
+
+
+def buckets_for(sessions: int) -> int:
+    """The number of buckets, a power of two, that holds so many sessions at the rated fill."""
+    needed = max(1, int(sessions / FILL / ENTRIES_A_BUCKET))
+    return 1 << (needed - 1).bit_length()
