@@ -24,7 +24,7 @@ BENCHMARKS = {
 DETAILS = {  # for the file: a terminal is not that wide
     *("queues", "frame_len", "theirs_min", "theirs_max", "ratio_min", "ratio_max", "offered"),
     *("paced_mpps", "paced_offered", "paced_entered", "paced_returned", "theirs_lost_inside"),
-    *("plane", "own_percent", "cpu_us", "theirs_cpu_us"),
+    *("plane", "own_percent", "cpu_us", "theirs_cpu_us", "cpu_ns", "theirs_cpu_ns"),
 }
 WIDTH = 120  # for output that goes to a file or a pipe
 PROSE = ("note", "bound_by")  # sentences: below the table, once
