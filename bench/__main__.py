@@ -21,18 +21,26 @@ BENCHMARKS = {
     "overhead": overhead.run,
     "xdp": xdp.run,
 }
+DETAILS = {  # for the file: a terminal is not that wide
+    *("queues", "frame_len", "theirs_min", "theirs_max", "ratio_min", "ratio_max", "offered"),
+    *("paced_mpps", "paced_offered", "paced_entered", "paced_returned", "theirs_lost_inside"),
+    *("plane", "own_percent", "cpu_us", "theirs_cpu_us", "cpu_ns", "theirs_cpu_ns"),
+}
+WIDTH = 120  # for output that goes to a file or a pipe
 PROSE = ("note", "bound_by")  # sentences: below the table, once
 
 
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     """The rows as a table, and what bounds them."""
     table = Table(title=name)
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in PROSE]
+    keys = [key for row in rows for key in row if key not in PROSE and key not in DETAILS]
+    keys = list(dict.fromkeys(keys))
     for key in keys:
         table.add_column(key, justify="right")
     for row in rows:
-        table.add_row(*(str(row.get(key, "")) for key in keys))
-    console = Console()
+        values = (row.get(key) for key in keys)
+        table.add_row(*("" if value is None else str(value) for value in values))
+    console = Console(width=max(Console().width, WIDTH))
     console.print(table)
     for text in dict.fromkeys(row[key] for key in PROSE for row in rows if key in row):
         console.print(text)

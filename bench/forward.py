@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from bench import programs
 from bench.forwarders import FORWARDERS, Forwarder, Running, Setting
-from bench.link import DRAIN_S, HOST, SENDER, VIP, Counts, Link
+from bench.link import DRAIN_S, HOST, SENDER, VIP, Link
 from bench.machine import turns
 from bench.world import World
 
@@ -63,10 +63,12 @@ QUICK: Final = Effort(rounds=1, window_s=0.1, warm_up_s=0.0, paced_s=0.2, sessio
 
 @dataclass(slots=True)
 class Measured:
-    """What one forwarder did: Mpps given back and offered in each round, and the paced run."""
+    """What one forwarder did: Mpps given back and offered, the sending thread's CPU time a frame
+    that came back (ns) in each round; and the paced run."""
 
     returned: list[float] = field(default_factory=list)
     offered: list[float] = field(default_factory=list)
+    cpu_ns: list[float] = field(default_factory=list)
     paced: dict[str, Any] = field(default_factory=dict)
     missing: str | None = None
 
@@ -103,15 +105,18 @@ class Bench:
                 raise RuntimeError(f"no frame came back in {STEADY_S:g} s")
             time.sleep(POLL_S)
 
-    def flat_out(self, forwarder: Forwarder) -> tuple[float, float]:
-        """Mpps given back and offered."""
+    def flat_out(self, forwarder: Forwarder, result: Measured) -> None:
+        """One round."""
         with self.running(forwarder) as running, self.link.sending(None):
             self._wait_for_frames(running)
             time.sleep(self.effort.warm_up_s)
             before = self.link.counts()
             time.sleep(self.effort.window_s)
             after = self.link.counts()
-        return _rate(before, after, "good"), _rate(before, after, "sent")
+        returned, took_s = after.good - before.good, after.at_s - before.at_s
+        result.returned.append(returned / took_s / 1e6)
+        result.offered.append((after.sent - before.sent) / took_s / 1e6)
+        result.cpu_ns.append((after.cpu_s - before.cpu_s) * 1e9 / max(1, returned))
 
     def paced(self, forwarder: Forwarder, mpps: float) -> dict[str, Any]:
         """Frames by where they ended at an offered rate below saturation."""
@@ -143,12 +148,6 @@ class Bench:
         ]
 
 
-def _rate(before: Counts, after: Counts, what: str) -> float:
-    """Mpps between two counts."""
-    frames = getattr(after, what) - getattr(before, what)
-    return float(frames / (after.at_s - before.at_s) / 1e6)
-
-
 def measure(bench: Bench, progress: Progress) -> dict[str, Measured]:
     """All rounds of all forwarders that can run here, then the paced runs."""
     results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in FORWARDERS}
@@ -157,14 +156,23 @@ def measure(bench: Bench, progress: Progress) -> dict[str, Measured]:
     task = progress.add_task("forward", total=len(order) + len(present))
     for forwarder in order:
         progress.update(task, description=f"forward: {forwarder.name}", advance=1)
-        returned, offered = bench.flat_out(forwarder)
-        results[forwarder.name].returned.append(returned)
-        results[forwarder.name].offered.append(offered)
+        bench.flat_out(forwarder, results[forwarder.name])
     for forwarder in present:
         progress.update(task, description=f"forward: {forwarder.name}, paced", advance=1)
         result = results[forwarder.name]
         result.paced = bench.paced(forwarder, result.median)
     return results
+
+
+def cpu_times(mine: Measured, peer: Measured) -> dict[str, float]:
+    """The sending core's time a frame, which other load on the machine does not move. The whole
+    cost of an XDP forwarder is in it; of an AF_XDP one, only what its RX path costs the sender."""
+    ours_ns, theirs_ns = (statistics.median(measured.cpu_ns) for measured in (mine, peer))
+    return {
+        "cpu_ns": round(ours_ns, 1),
+        "theirs_cpu_ns": round(theirs_ns, 1),
+        "cpu_ratio": round(theirs_ns / ours_ns, 3),
+    }
 
 
 def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) -> dict[str, Any]:
@@ -210,6 +218,7 @@ def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) ->
         "ratio_max": round(max(pairs), 3),
         "offered": round(statistics.median(mine.offered), 3),
         "rounds": effort.rounds,
+        **cpu_times(mine, peer),
         **mine.paced,
         "theirs_lost_inside": peer.paced["lost_inside"],
     }

@@ -33,16 +33,18 @@ BOUND_BY: Final = (
     "Client, nginx, agent and both NAPIs share one CPU, so that whatever ours costs, wherever it "
     "runs, takes from the rate (with two CPUs a veth runs the host's XDP program on the client's "
     "CPU, which may have time to spare). The ratio therefore counts the client's work too; "
-    "added_us does not: CPU time that ours adds to one request or connection. Native XDP on a "
-    "veth switches GSO off at the peer and linearises what arrives: the driver's cost, so the "
-    "fair peer is XDP_PASS."
+    "added_us does not: CPU time that ours adds to one request, connection or MiB, by the "
+    "cgroups' clocks, which other load on the machine does not move (a kernel with "
+    "IRQ_TIME_ACCOUNTING leaves the XDP programs out of it). Native XDP on a veth switches GSO "
+    "off at the peer and linearises what arrives: the driver's cost, so the fair peer is XDP_PASS."
 )
 CLIENT, HOST = "client", "host"
 DEVICE: Final = "eth0"  # of both namespaces
 CLIENT_ADDRESS, HOST_ADDRESS, VIP = "10.8.0.2", "10.8.0.1", "198.51.100.1"
 PORT: Final = 80
 LINK_MTU: Final = 1600
-SMALL_BYTES, BULK_BYTES = 200, 64 << 20
+MIB: Final = 1 << 20
+SMALL_BYTES, BULK_BYTES = 200, 64 * MIB
 READY_TIMEOUT_S: Final = 30.0
 WRK_SPARE_S: Final = 15.0  # over the time that wrk was told, on a loaded machine
 TOTALS: Final = re.compile(r"^TOTALS (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
@@ -257,9 +259,24 @@ def scene_of(world: World) -> Iterator[Scene]:
 # ---- the measuring ----
 
 
-def run_load(scene: Scene, load: Load, seconds: int) -> float:
-    """The load's figure, in its unit."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One run of a load: its rate in the load's unit, and the CPU time of one request or MiB."""
+
+    rate: float
+    cpu_us: float
+
+
+def cpu_us(cgroup: Path) -> int:
+    """CPU time that the processes of a cgroup and below have used."""
+    words = (cgroup / "cpu.stat").read_text().split()
+    return int(words[words.index("usage_usec") + 1])
+
+
+def run_load(scene: Scene, load: Load, seconds: int) -> Figure:
+    """Runs wrk; client, nginx and agent are charged."""
     world = scene.world
+    before_us = cpu_us(world.cgroup)
     argv = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", *load.options]
     argv += ["-s", str(world.folder / "report.lua"), f"http://{VIP}:{PORT}/{load.path}"]
     process = world.start(CLIENT, f"wrk-{load.what}", argv, scene.cpu, scene.client_cgroup)
@@ -270,18 +287,20 @@ def run_load(scene: Scene, load: Load, seconds: int) -> float:
     requests, size, duration_us, errors = (int(word) for word in found[-1])
     if errors or requests == 0:
         raise RuntimeError(f"{load.what}: {errors} errors in {requests} requests")
-    amount = size * 8 / 1e9 if load.in_gbit else requests
-    return amount / (duration_us / 1e6)
+    used_us = cpu_us(world.cgroup) - before_us
+    if load.in_gbit:
+        return Figure(size * 8 / 1e3 / duration_us, used_us / (size / MIB))
+    return Figure(requests / (duration_us / 1e6), used_us / requests)
 
 
-Rates = dict[str, dict[str, list[float]]]
+Figures = dict[str, dict[str, list[Figure]]]
 """Variant to kind of load to the figure of each round."""
 
 
-def measure(scene: Scene, effort: Effort, progress: Progress) -> tuple[Rates, dict[str, float]]:
+def measure(scene: Scene, effort: Effort, progress: Progress) -> tuple[Figures, dict[str, float]]:
     """The figures, and by variant the percentage of service packets that were found as own."""
     present = [variant for variant in VARIANTS if not variant.missing()]
-    rates: Rates = {variant.name: {load.what: [] for load in LOADS} for variant in present}
+    figures: Figures = {variant.name: {load.what: [] for load in LOADS} for variant in present}
     own: dict[str, float] = {}
     order = turns(present, effort.rounds)
     task = progress.add_task("overhead", total=len(order) * len(LOADS))
@@ -290,11 +309,11 @@ def measure(scene: Scene, effort: Effort, progress: Progress) -> tuple[Rates, di
             for load in LOADS:
                 progress.update(task, description=f"overhead: {variant.name}, {load.what}")
                 before = counters()
-                rates[variant.name][load.what].append(run_load(scene, load, effort.window_s))
+                figures[variant.name][load.what].append(run_load(scene, load, effort.window_s))
                 if before and load.what == "requests":
                     own[variant.name] = own_percent(before, counters())
                 progress.advance(task)
-    return rates, own
+    return figures, own
 
 
 def own_percent(before: dict[str, int], after: dict[str, int]) -> float:
@@ -303,12 +322,18 @@ def own_percent(before: dict[str, int], after: dict[str, int]) -> float:
     return 100 * passed["passed_own"] / max(1, sum(passed.values()))
 
 
-def row(load: Load, mine: str, peer: str, rates: Rates, effort: Effort) -> dict[str, Any]:
+def row(load: Load, mine: str, peer: str, figures: Figures, effort: Effort) -> dict[str, Any]:
     """One comparison."""
-    ours_rates, their_rates = rates[mine][load.what], rates[peer][load.what]
+    ours_rates, their_rates = (
+        [figure.rate for figure in figures[name][load.what]] for name in (mine, peer)
+    )
+    ours_us, theirs_us = (
+        statistics.median(figure.cpu_us for figure in figures[name][load.what])
+        for name in (mine, peer)
+    )
     ours_median, theirs_median = statistics.median(ours_rates), statistics.median(their_rates)
     pairs = [a / b for a, b in zip(ours_rates, their_rates, strict=True)]
-    found: dict[str, Any] = {
+    return {
         "what": load.what,
         "variant": mine,
         "peer": peer,
@@ -323,10 +348,10 @@ def row(load: Load, mine: str, peer: str, rates: Rates, effort: Effort) -> dict[
         "ratio_min": round(min(pairs), 3),
         "ratio_max": round(max(pairs), 3),
         "rounds": effort.rounds,
+        "cpu_us": round(ours_us, 2),
+        "theirs_cpu_us": round(theirs_us, 2),
+        "added_us": round(ours_us - theirs_us, 2),
     }
-    if not load.in_gbit:
-        found["added_us"] = round(1e6 / ours_median - 1e6 / theirs_median, 2)
-    return found
 
 
 def absent_row(load: Load, mine: str, peer: str, effort: Effort, why: str) -> dict[str, Any]:
@@ -354,7 +379,7 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
         Progress(transient=True) as progress,
         scene_of(world) as scene,
     ):
-        rates, own = measure(scene, effort, progress)
+        figures, own = measure(scene, effort, progress)
     rows = []
     for load in LOADS:
         for mine, peer in COMPARISONS:
@@ -362,7 +387,7 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
             if why:
                 rows.append(absent_row(load, mine, peer, effort, why))
                 continue
-            found = row(load, mine, peer, rates, effort)
+            found = row(load, mine, peer, figures, effort)
             if load.what == "requests":
                 found["own_percent"] = round(own[mine], 2)
             rows.append(found)
