@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import signal
@@ -52,10 +51,12 @@ class Running:
 
     Attributes:
         drops: how many frames it dropped so far for reasons that it counts itself.
+        looped: how many frames its AF_XDP loop ended so far; 0 if it has none.
         check: raises if it has ended.
     """
 
     drops: Callable[[], int] = lambda: 0
+    looped: Callable[[], int] = lambda: 0
     check: Callable[[], None] = lambda: None
 
 
@@ -222,7 +223,10 @@ def ours(extra: dict[str, Any]) -> Start:
                 found = plane.statistics()
                 return sum(found[name] for name, action in ENDINGS.items() if action == "drop")
 
-            yield Running(drops)
+            def looped() -> int:
+                return plane.statistics()["handed_over"]
+
+            yield Running(drops, looped)
 
     return start
 
@@ -233,33 +237,10 @@ def _attach(plane: Dataplane, cpu: int) -> None:
     plane.attach_packets()
 
 
-def lacks(*names: str) -> Callable[[], str | None]:
-    """Says so while DataplaneSettings has not all of these fields."""
-
-    def missing() -> str | None:
-        there = {field.name for field in dataclasses.fields(DataplaneSettings)}
-        absent = [name for name in names if name not in there]
-        return f"not built yet: DataplaneSettings has no {', '.join(absent)}" if absent else None
-
-    return missing
-
-
-def xdp_settings() -> dict[str, Any]:
-    """plane = "xdp", once there is a choice."""
-    return {} if lacks("plane")() else {"plane": "xdp"}
-
-
 FORWARDERS: Final = (
     Forwarder("xdp-macswap", "bench_sink_plain", macswap),
-    Forwarder("ours-xdp", "bench_sink_gue", ours(xdp_settings())),
+    Forwarder("ours-xdp", "bench_sink_gue", ours({"plane": "xdp"})),
     Forwarder("testpmd", "bench_sink_plain", testpmd, no_testpmd),
     Forwarder("xdpsock-like", "bench_sink_plain", xdpsock_like),
-    Forwarder("ours-xsk", "bench_sink_gue", ours({"plane": "xsk"}), lacks("plane")),
-    # At overload the XDP program takes strays over; without that the loop's own rate is seen.
-    Forwarder(
-        "ours-xsk-only",
-        "bench_sink_gue",
-        ours({"plane": "xsk", "take_over": False}),
-        lacks("plane", "take_over"),
-    ),
+    Forwarder("ours-xsk", "bench_sink_gue", ours({"plane": "xsk"})),
 )

@@ -145,7 +145,7 @@ static void forward_uncounted(const struct xg_forwarder *forwarder, struct xg_fr
 void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		enum xg_kernel_answer kernel, struct xg_explanation *out)
 {
-	const struct xg_forward_service *service;
+	const struct xg_service *service;
 	int reason = xg_parse_frame(frame->data, frame->data + frame->len, &out->packet);
 	int decision;
 	uint16_t index;

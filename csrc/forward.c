@@ -31,18 +31,14 @@ struct burst {
 	struct lookup v6;
 };
 
-const struct xg_forward_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
-						       const struct xg_packet *packet)
+const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
+					       const struct xg_packet *packet)
 {
-	for (uint32_t i = 0; i < forwarder->service_count; i++) {
-		const struct xg_forward_service *service = &forwarder->services[i];
-
-		if (service->port_be == packet->destination_port_be &&
-		    service->protocol == packet->protocol &&
-		    memcmp(service->vip_be, packet->destination_be, 16) == 0)
-			return service;
-	}
-	return NULL;
+	if (!forwarder->services)
+		return NULL;
+	return xg_service_find(forwarder->services, forwarder->service_mask,
+			       packet->destination_be, packet->destination_port_be,
+			       packet->protocol);
 }
 
 static uint32_t ending_of_reason(int reason)
@@ -91,7 +87,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 {
 	struct xg_packet *packet = &burst->packets[i];
 	int reason = xg_parse_frame(frame->data, frame->data + frame->len, packet);
-	const struct xg_forward_service *service;
+	const struct xg_service *service;
 
 	burst->kind[i] = ENDED;
 	frame->outer_len = frame->copy_from = frame->copy_to = 0;

@@ -13,20 +13,12 @@
 #include <stdint.h>
 
 #include "header_template.h"
+#include "services.h"
 #include "session_table.h"
 #include "stats.h"
 
 #define XG_BURST 64		/* frames a call; the look-up's limit as well */
 #define XG_FLOOD_COPIES 1022	/* hosts that floods may be copied to: all of a POP but this one */
-
-struct xg_forward_service {
-	uint32_t vip_be[4];	/* IPv6, or v4-mapped */
-	uint16_t port_be;
-	uint8_t protocol;
-	uint8_t zero;
-	uint16_t slot;
-	uint16_t reserved;
-};
 
 /* One frame: `headroom` bytes may be written in front of `data`. Out: `data` and `len` of what
  * is to be sent or passed, its ending, and what a flood still needs. */
@@ -60,8 +52,8 @@ struct xg_forwarder {
 	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
 	uint32_t address_be;			/* of this host in the underlay */
 	const struct xg_flood *flood;
-	const struct xg_forward_service *services;
-	uint32_t service_count;
+	const struct xg_service *services;	/* places of services.h */
+	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 };
@@ -78,8 +70,8 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 
 /* The two first questions of a parsed packet, for those who explain its way: the service that it
  * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
-const struct xg_forward_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
-						       const struct xg_packet *packet);
+const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
+					       const struct xg_packet *packet);
 void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
 
 #endif

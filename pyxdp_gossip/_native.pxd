@@ -159,9 +159,18 @@ cdef extern from "header_template.h" nogil:
         u16 mtu
 
 
-cdef extern from "forward.h" nogil:
-    struct xg_forward_service:
+cdef extern from "services.h" nogil:
+    enum:
+        XG_SERVICES
+        XG_SERVICE_PLACES
+
+    struct xg_service:
         u16 slot
+
+    int xg_service_put(xg_service *places, u32 mask, const xg_service *service) noexcept
+
+
+cdef extern from "forward.h" nogil:
     enum:
         XG_FLOOD_COPIES
 
@@ -186,8 +195,8 @@ cdef extern from "forward.h" nogil:
         u16 tunnel_port_be
         u32 address_be
         const xg_flood *flood
-        const xg_forward_service *services
-        u32 service_count
+        const xg_service *services
+        u32 service_mask
         u32 cannot_pass
         u64 *counters
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept

@@ -346,7 +346,7 @@ class Forwarder:
         table4, table6: the session tables.
         owners: the owners' states, the tables' own.
         templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
-        services: (n * 24,) bytes of `struct xg_forward_service`.
+        services: (n * 24,) bytes of `struct xg_service`.
         flood_template: index into `templates`, or None.
     """
 
@@ -376,6 +376,10 @@ class Forwarder:
     def counters(self) -> dict[str, int]:
         """Name to count since the forwarder was made."""
 
+SERVICE_PLACES: int
+"""Of the services' array in the BPF programs."""
+
+def service_places(services: Buffer, places: int | None = None) -> bytes: ...
 def step_names() -> tuple[str, ...]: ...
 def explain_steps(
     forwarder: Forwarder, frame: Buffer, kernel_knows: bool | None = None

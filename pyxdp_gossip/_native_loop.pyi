@@ -81,7 +81,7 @@ class XskLoop:
 
         Args:
             templates: (n * 128,) bytes of `struct xg_template`, read at each burst.
-            services: (n * 24,) bytes of `struct xg_forward_service`.
+            services: (n * 24,) bytes of `struct xg_service`.
             address: (4,) bytes, this host's in the underlay.
             queue: (QUEUE_BYTES,) writable bytes, shared with the XDP program.
             fill, completion, rx, tx: addresses of libxdp's ring structs.

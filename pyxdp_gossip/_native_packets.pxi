@@ -74,6 +74,45 @@ cdef class EventRing:
         return bytes(room[:count * sizeof(xg_event)])
 
 
+# ---- services ----
+
+SERVICE_PLACES = XG_SERVICE_PLACES  # of the BPF map
+
+
+def service_places(services not None, places=None):
+    """The services as the array that C and BPF search.
+
+    Args:
+        services: (n * 24,) bytes of `struct xg_service`, n at most 4096.
+        places: of the array, a power of two; None: four times n, or more.
+
+    Returns:
+        (places * 24,) bytes.
+
+    Raises:
+        ValueError: no whole number of services, too many, or one of them twice.
+    """
+    cdef const u8[::1] view = octets(services)
+    cdef Py_ssize_t count = view.shape[0] // <Py_ssize_t>sizeof(xg_service), i
+    cdef bytearray room
+    cdef u8 *out
+    cdef int rc
+    if view.shape[0] % sizeof(xg_service):
+        raise ValueError(f"services are {view.shape[0]} bytes, no multiple of 24")
+    if count > XG_SERVICES:
+        raise ValueError(f"{count} services, at most {XG_SERVICES}")
+    if places is None:
+        places = max(8, 1 << (4 * count - 1).bit_length()) if count else 8
+    room = bytearray(places * sizeof(xg_service))
+    out = room
+    for i in range(count):
+        rc = xg_service_put(<xg_service *>out, places - 1,
+                            <const xg_service *>(&view[i * sizeof(xg_service)]))
+        if rc < 0:
+            raise ValueError(f"service {i} of {count}: {os.strerror(-rc)}")
+    return bytes(room)
+
+
 # ---- Forwarder: frames in, frames and endings out ----
 
 cdef class Forwarder:
@@ -87,7 +126,7 @@ cdef class Forwarder:
         table4, table6: the session tables.
         owners: the owners' states, the tables' own.
         templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
-        services: (n * 24,) bytes of `struct xg_forward_service`.
+        services: (n * 24,) bytes of `struct xg_service`.
         flood_template: index into `templates`, or None.
     """
 
@@ -103,21 +142,18 @@ cdef class Forwarder:
                   const u8[::1] services not None, flood_template=None):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
-        if services.shape[0] % sizeof(xg_forward_service):
-            raise ValueError(f"services are {services.shape[0]} bytes, no multiple of 24")
         self._keep = (table4, table6, owners)
         self._templates = templates
-        self._services = services
+        self._services = service_places(services)
         self._forwarder.host = host
         self._forwarder.table4 = table4._table
         self._forwarder.table6 = table6._table
         self._forwarder.owners = owners._states
         self._forwarder.template_count = templates.shape[0] // sizeof(xg_template)
-        self._forwarder.service_count = services.shape[0] // sizeof(xg_forward_service)
+        self._forwarder.services = <const xg_service *>&self._services[0]
+        self._forwarder.service_mask = self._services.shape[0] // sizeof(xg_service) - 1
         if self._forwarder.template_count:
             self._forwarder.templates = <const xg_template *>&templates[0]
-        if self._forwarder.service_count:
-            self._forwarder.services = <const xg_forward_service *>&services[0]
         self._flood.group = XG_NO_TEMPLATE if flood_template is None else flood_template
         self._forwarder.flood = &self._flood
         self._forwarder.counters = self._counters

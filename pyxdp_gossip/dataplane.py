@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -14,11 +14,13 @@ from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import (
     QUEUE_BYTES,
     QUEUES,
+    SERVICE_PLACES,
     EventRing,
     FloodList,
     OwnerStates,
     SessionTable,
     XskLoop,
+    service_places,
     sum_counters,
 )
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
@@ -28,10 +30,7 @@ from pyxdp_gossip.dataplane_settings import (
     FILTER_NAME,
     NO_TEMPLATE,
     PEER,
-    PROTOCOLS,
     RING_BYTES,
-    SERVICE,
-    SERVICE_KEY,
     VIEWS,
     DataplaneSettings,
     PeerCookies,
@@ -107,8 +106,7 @@ class Dataplane:
             self._objects.append(BpfObject("sessions", shared=redirect.maps))
             self._maps = dict(redirect.maps)
             self._open_memory(buckets4, buckets6)
-            for service, slot in settings.services.items():
-                self._add_service(service, slot)
+            self._set_services(settings.services)
         except BaseException:
             self.close()
             _remove_folder(settings.pins)
@@ -154,11 +152,10 @@ class Dataplane:
         group = None if flood_template == NO_TEMPLATE else flood_template
         self._flood.set(group, copies)
 
-    def _add_service(self, service: Service, slot: int) -> None:
-        key = SERVICE_KEY.pack(
-            packed16(service.vip), struct.pack("!H", service.port), PROTOCOLS[service.protocol]
-        )
-        self._maps["services"].update(key, SERVICE.pack(slot, 0))
+    def _set_services(self, services: Mapping[Service, int]) -> None:
+        packed = pack_services({slot: service for service, slot in services.items()})
+        places = service_places(packed, SERVICE_PLACES)
+        memoryview(self._maps["services"].memory())[: len(places)] = places
 
     def close(self) -> None:
         """Frees what this process holds; what is attached stays attached. Repeatable."""

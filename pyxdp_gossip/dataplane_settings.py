@@ -17,7 +17,6 @@ ENTRIES_A_BUCKET: Final = 4
 FILL: Final = 0.8  # what the table reaches without a refusal
 RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
-PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 FILTER_NAME: Final = "pyxdp_gossip"
 VIEWS: Final = {  # of xg_question's action
     "pass": KernelView.FULL,
@@ -34,8 +33,6 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
 }
 
 CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
-SERVICE_KEY: Final = struct.Struct("<16s2sBx")  # struct xg_service_key
-SERVICE: Final = struct.Struct("<HH")
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 

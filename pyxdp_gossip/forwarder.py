@@ -17,7 +17,7 @@ HOST_MAX: Final = 65000  # XG_HOST_MAX
 SLOT_MAX: Final = 65534
 PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 SERVICE: Final = struct.Struct("<16s2sBxHxx")
-"""`struct xg_forward_service` of csrc/forward.h."""
+"""`struct xg_service` of csrc/services.h."""
 
 
 def session_key(session: Session, services: Mapping[int, Service]) -> bytes:
@@ -53,7 +53,7 @@ class Forwarder(_native.Forwarder):
         table4, table6: the session tables of the two families.
         owners: the owners' states, the tables' own.
         templates: (n * 128,) bytes of `struct xg_template`; kept, and read at each burst.
-        services: (n * 24,) bytes of `struct xg_forward_service`; kept.
+        services: (n * 24,) bytes of `struct xg_service`; kept.
         flood_template: index into `templates`, or None: misses are dropped.
 
     Raises:
@@ -109,7 +109,7 @@ class Forwarder(_native.Forwarder):
 
 
 def pack_services(services: Mapping[int, Service]) -> bytes:
-    """(n * 24,) bytes of `struct xg_forward_service`, of slot → service.
+    """(n * 24,) bytes of `struct xg_service`, of slot → service.
 
     Raises:
         ValueError: a slot is out of range.

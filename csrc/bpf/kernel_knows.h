@@ -176,7 +176,7 @@ static __always_inline int fits(struct xdp_md *ctx, struct bpf_sock *sk,
 }
 
 /* The packet's IP and TCP headers must lie at packet->l3_offset and l4_offset of the frame. */
-static __noinline int kernel_knows(struct xdp_md *ctx, const struct xg_packet *packet)
+static __always_inline int ask_kernel(struct xdp_md *ctx, const struct xg_packet *packet)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sk;
@@ -204,6 +204,12 @@ static __noinline int kernel_knows(struct xdp_md *ctx, const struct xg_packet *p
 	known = fits(ctx, sk, packet);
 	bpf_sk_release(sk);
 	return known;
+}
+
+/* The same, where a call costs less than it saves. */
+static __noinline int kernel_knows(struct xdp_md *ctx, const struct xg_packet *packet)
+{
+	return ask_kernel(ctx, packet);
 }
 
 #endif

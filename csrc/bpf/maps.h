@@ -22,9 +22,10 @@ struct {
 } config SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, XG_SERVICES);
-	__type(key, struct xg_service_key);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XG_SERVICE_PLACES);
+	__type(key, __u32);
 	__type(value, struct xg_service);
 } services SEC(".maps");
 
@@ -47,6 +48,23 @@ static __always_inline void count(__u32 counter)
 
 	if (counts && counter < XG_COUNTERS)
 		counts->of[counter] += 1;
+}
+
+static __always_inline struct xg_service *service_at(const __u32 vip_be[4], __u16 port_be,
+						     __u8 protocol)
+{
+	__u32 place = xg_service_hash(vip_be, port_be, protocol) & (XG_SERVICE_PLACES - 1);
+
+	for (int i = 0; i < XG_SERVICE_PROBES; i++) {
+		struct xg_service *service = bpf_map_lookup_elem(&services, &place);
+
+		if (!service || !service->used)
+			return NULL;
+		if (xg_service_is(service, vip_be, port_be, protocol))
+			return service;
+		place = (place + 1) & (XG_SERVICE_PLACES - 1);
+	}
+	return NULL;
 }
 
 static __always_inline struct xg_config *the_config(void)

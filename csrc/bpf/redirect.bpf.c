@@ -27,12 +27,7 @@ static __always_inline int agent_alive(const struct xg_config *cfg)
 
 static __always_inline struct xg_service *find_service(const struct xg_packet *packet)
 {
-	struct xg_service_key key = {};
-
-	__builtin_memcpy(key.vip_be, packet->destination_be, 16);
-	key.port_be = packet->destination_port_be;
-	key.protocol = packet->protocol;
-	return bpf_map_lookup_elem(&services, &key);
+	return service_at(packet->destination_be, packet->destination_port_be, packet->protocol);
 }
 
 /* A miss: floods it if the budget of its kind allows, and asks the agent to ask around. */
@@ -65,7 +60,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
 
 	if (state && state->template_index != XG_NO_TEMPLATE)
 		return hand_over(ctx) ? HANDED_OVER :
-					encapsulate(ctx, packet, state->template_index, 0, ending);
+					encapsulate_here(ctx, packet, state->template_index, 0,
+							 ending);
 	if (ending == XG_COUNT_syn_forwarded)
 		return XG_COUNT_passed_syn;
 	return flood_miss(ctx, cfg, packet, slot, found->hash);
@@ -77,12 +73,17 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 {
 	struct xg_service *service = find_service(packet);
 	struct found found = {};
-	int decision, known, alive;
+	int decision, alive, known = XG_UNKNOWN;
 	__u16 slot;
 
 	if (!service)
 		return XG_COUNT_passed_no_service;
 	slot = service->slot;
+	locate_session(packet, slot, &found);
+	/* Nearly every segment needs the kernel's word; asked here, its cache miss and the table's
+	 * overlap. */
+	if (packet->protocol == XG_PROTO_TCP && !xg_is_syn(packet))
+		known = ask_kernel(ctx, packet);
 	find_session(packet, slot, &found);
 	/* only the mark depends on the agent: no other packet pays for the clock */
 	alive = xg_meta_owner(found.meta) == XG_HOST_UNOWNED && agent_alive(cfg);
@@ -91,7 +92,9 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
 	if (decision < XG_COUNTERS)
 		return decision;
-	known = kernel_knows(ctx, packet);
+	/* what is left: a segment, or UDP of another host's session */
+	if (packet->protocol == XG_PROTO_UDP)
+		known = kernel_knows(ctx, packet);
 	if (known >= XG_KNOWN_HALF) {
 		if (decision != XG_DECIDE_OWN && known == XG_KNOWN_FULL &&
 		    remember(&recent_claims, found.hash) <= RECENT_SEEN)

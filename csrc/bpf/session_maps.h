@@ -174,39 +174,83 @@ static __always_inline __u64 probe6(__u32 bucket, const __u64 key[3], __u32 chec
 	return b ? xg_bucket6_find(b, key, check) : 0;
 }
 
-/* Looks in both buckets; again if an entry was moved between the two looks. */
-static __noinline void find_session(const struct xg_packet *packet, __u16 slot,
-					 struct found *found)
+/* Loads a word of each cache line of a bucket, so that it comes while other things are asked. */
+static __always_inline void touch(void *bucket, __u32 bytes)
+{
+	if (!bucket)
+		return;
+	for (__u32 at = 0; at < bytes; at += 64)
+		(void)*(volatile __u64 *)(bucket + at);
+}
+
+/* The first half of a look-up: hashes the session and calls for its first bucket. */
+static __always_inline void locate_session(const struct xg_packet *packet, __u16 slot,
+					   struct found *found)
 {
 	struct xg_table_header *header = table_header(packet->family);
-	__u32 check, first, second;
-	__u64 key[3], meta, moves;
+	__u32 bucket;
 
 	if (!header)
 		return;
 	found->hash = hash_with(header, packet, slot);
-	check = xg_hash_check(found->hash);
-	first = xg_hash_bucket1(found->hash, header->bucket_mask);
-	second = xg_hash_bucket2(found->hash, header->bucket_mask);
-#pragma unroll
+	bucket = xg_hash_bucket1(found->hash, header->bucket_mask) + 1;
+	if (packet->family == 4)
+		touch(bpf_map_lookup_elem(&sessions4, &bucket), sizeof(struct xg_bucket4));
+	else
+		touch(bpf_map_lookup_elem(&sessions6, &bucket), sizeof(struct xg_bucket6));
+}
+
+/* One map in each function: of two, merged, the compiler could not inline the look-up. */
+static __always_inline __u64 look4(__u64 hash, __u64 key)
+{
+	__u32 check = xg_hash_check(hash);
+	struct xg_table_header *header = table_header(4);
+	__u64 meta = 0, moves;
+
+	if (!header)
+		return 0;
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
-		if (packet->family == 4) {
-			__u64 key4 = key4_of(packet, slot);
-
-			meta = probe4(first, key4, check);
-			if (!meta)
-				meta = probe4(second, key4, check);
-		} else {
-			key6_of(packet, slot, key);
-			meta = probe6(first, key, check);
-			if (!meta)
-				meta = probe6(second, key, check);
-		}
+		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check);
+		if (!meta)
+			meta = probe4(xg_hash_bucket2(hash, header->bucket_mask), key, check);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
 			break;
 	}
-	found->meta = valid_meta(meta);
+	return meta;
+}
+
+static __always_inline __u64 look6(__u64 hash, const __u64 key[3])
+{
+	__u32 check = xg_hash_check(hash);
+	struct xg_table_header *header = table_header(6);
+	__u64 meta = 0, moves;
+
+	if (!header)
+		return 0;
+	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
+		moves = *(volatile __u64 *)&header->moves;
+		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check);
+		if (!meta)
+			meta = probe6(xg_hash_bucket2(hash, header->bucket_mask), key, check);
+		if (meta || moves == *(volatile __u64 *)&header->moves)
+			break;
+	}
+	return meta;
+}
+
+/* The second half: both buckets; again if an entry was moved between the two looks. */
+static __always_inline void find_session(const struct xg_packet *packet, __u16 slot,
+					 struct found *found)
+{
+	__u64 key[3];
+
+	if (packet->family == 4) {
+		found->meta = valid_meta(look4(found->hash, key4_of(packet, slot)));
+		return;
+	}
+	key6_of(packet, slot, key);
+	found->meta = valid_meta(look6(found->hash, key));
 }
 
 #define RECENT_NEW 0	/* not remembered: remembered now */

@@ -32,21 +32,21 @@ static __always_inline int is_v4_mapped(const __u32 address_be[4])
 /* The service that the socket's local end belongs to, or NULL. */
 static __always_inline struct xg_service *service_of(struct bpf_sock_ops *skops)
 {
-	struct xg_service_key key = { .protocol = PROTO_TCP };
+	__u16 port_be = bpf_htons((__u16)skops->local_port);
+	__u32 vip_be[4] = {};
 
-	key.port_be = bpf_htons((__u16)skops->local_port);
 	if (skops->family == AF_INET_) {
-		key.vip_be[2] = bpf_htonl(0xffff);
-		key.vip_be[3] = FIELD(local_ip4);
+		vip_be[2] = bpf_htonl(0xffff);
+		vip_be[3] = FIELD(local_ip4);
 	} else if (skops->family == AF_INET6_) {
-		key.vip_be[0] = FIELD(local_ip6[0]);
-		key.vip_be[1] = FIELD(local_ip6[1]);
-		key.vip_be[2] = FIELD(local_ip6[2]);
-		key.vip_be[3] = FIELD(local_ip6[3]);
+		vip_be[0] = FIELD(local_ip6[0]);
+		vip_be[1] = FIELD(local_ip6[1]);
+		vip_be[2] = FIELD(local_ip6[2]);
+		vip_be[3] = FIELD(local_ip6[3]);
 	} else {
 		return NULL;
 	}
-	return bpf_map_lookup_elem(&services, &key);
+	return service_at(vip_be, port_be, PROTO_TCP);
 }
 
 static __always_inline void fill_client(struct bpf_sock_ops *skops, struct xg_event *event)

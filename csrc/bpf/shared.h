@@ -9,10 +9,10 @@
 
 #include <linux/types.h>
 
+#include "services.h"
 #include "stats.h"
 
 #define XG_TEMPLATES 1024	/* hosts of one POP, twice (a template is replaced, not edited) */
-#define XG_SERVICES 4096
 #define XG_PEERS 1024
 #define XG_RECENT 65536		/* flows remembered to tell a repeated miss from a new one */
 #define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */
@@ -62,18 +62,6 @@ struct xg_counters {
 	__u64 of[XG_COUNTERS];
 };
 
-struct xg_service_key {
-	__u32 vip_be[4];	/* IPv6, or v4-mapped */
-	__u16 port_be;
-	__u8 protocol;
-	__u8 zero;
-};
-
-struct xg_service {
-	__u16 slot;
-	__u16 reserved;
-};
-
 struct xg_peer_key {
 	__u32 address_be[4];	/* outer source address, v4-mapped */
 };
@@ -89,7 +77,6 @@ struct xg_peer {
 _Static_assert(sizeof(struct xg_config) == 64, "shared with the loader");
 _Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
-_Static_assert(sizeof(struct xg_service_key) == 20, "shared with the loader");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");
 
 #endif

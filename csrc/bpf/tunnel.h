@@ -28,8 +28,8 @@ struct tunnel {
 
 /* Puts the template in the place of the packet's Ethernet header. The packet's IP header must
  * lie at packet->l3_offset. Returns `ending`, or why it could not be done. */
-static __noinline int encapsulate(struct xdp_md *ctx, const struct xg_packet *packet,
-				       __u32 index, __u8 mark, int ending)
+static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_packet *packet,
+					    __u32 index, __u8 mark, int ending)
 {
 	struct xg_template *tmpl = bpf_map_lookup_elem(&templates, &index);
 	void *data, *end;
@@ -43,6 +43,13 @@ static __noinline int encapsulate(struct xdp_md *ctx, const struct xg_packet *pa
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	return xg_template_apply(data, end, tmpl, packet, mark) ? ending : XG_COUNT_no_headroom;
+}
+
+/* The same, for floods. */
+static __noinline int encapsulate(struct xdp_md *ctx, const struct xg_packet *packet,
+				  __u32 index, __u8 mark, int ending)
+{
+	return encapsulate_here(ctx, packet, index, mark, ending);
 }
 
 /* Checks the GUE header, the sender and its cookie. Returns TUNNEL_OPEN or an ending. */

@@ -32,7 +32,10 @@ static struct xg_template *templates;	/* a block of just TEMPLATES of them */
 static struct xg_flood flood_list;
 static uint64_t counters[XG_COUNTERS];
 
-static const struct xg_forward_service services[] = {
+#define PLACES 16
+
+static struct xg_service places[PLACES];
+static const struct xg_service services[] = {
 	{ { 0, 0, 0xffff0000u, 0x016433c6u }, 0x5000, XG_PROTO_TCP, 0, 1, 0 },
 	{ { 0, 0, 0xffff0000u, 0x016433c6u }, 0x5000, XG_PROTO_UDP, 0, 2, 0 },
 	{ { 0xb80d0120u, 0, 0, 0x01000000u }, 0x5000, XG_PROTO_TCP, 0, 3, 0 },
@@ -63,7 +66,7 @@ static inline uint8_t *put_be16(uint8_t *at, uint32_t value)
 
 static inline uint8_t *put_ip(uint8_t *at, const struct shape *s, uint32_t l4_len)
 {
-	const struct xg_forward_service *service = &services[s->family == 4 ? 0 : 2];
+	const struct xg_service *service = &services[s->family == 4 ? 0 : 2];
 
 	memset(at, 0, XG_IPV6_LEN);
 	if (s->family == 4) {
@@ -200,8 +203,11 @@ static inline struct xg_forwarder make(void)
 	f.table6 = v6;
 	f.templates = templates;
 	f.template_count = TEMPLATES;
-	f.services = services;
-	f.service_count = sizeof(services) / sizeof(services[0]);
+	memset(places, 0, sizeof(places));
+	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++)
+		assert(!xg_service_put(places, PLACES - 1, &services[i]));
+	f.services = places;
+	f.service_mask = PLACES - 1;
 	return f;
 }
 

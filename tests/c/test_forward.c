@@ -183,7 +183,6 @@ static void test_without_tables_or_services_nothing_is_a_stray(void)
 		expect(&bare, tcp(family, OWNER_2, SYN), XG_COUNT_passed_syn, NONE);
 	}
 	bare.services = NULL;
-	bare.service_count = 0;
 	expect(&bare, tcp(4, OWNER_2, ACK), XG_COUNT_passed_no_service, NONE);
 	destroy(&f);
 }

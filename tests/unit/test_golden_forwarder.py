@@ -34,7 +34,7 @@ BURST = 64
 BUCKETS = 64
 LINGER = 1  # XG_META_LINGER
 MUTATIONS = 4000
-SERVICE = struct.Struct("<16s2sBxHxx")  # struct xg_forward_service
+SERVICE = struct.Struct("<16s2sBxHxx")  # struct xg_service
 
 
 def golden_forwarder(*, flood: bool = True) -> Forwarder:
