@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import os
 import signal
@@ -175,3 +176,9 @@ class Link:
         lines = self.world.exec(HOST, f"ethtool -S {HOST_DEVICE}").splitlines()
         pairs = (line.rpartition(":") for line in lines)
         return {name.strip(): int(value) for name, _, value in pairs if value.strip().isdigit()}
+
+    def tx_dropped(self) -> int:
+        """Frames that the forwarder sent and the sender's full ring refused, by XDP_TX or by an
+        AF_XDP socket: the kernel's own count."""
+        shown = json.loads(self.world.exec(HOST, f"ip -j -s link show {HOST_DEVICE}"))
+        return int(shown[0]["stats64"]["tx"]["dropped"])

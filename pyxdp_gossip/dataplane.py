@@ -147,6 +147,7 @@ class Dataplane:
             flood_template,
             mac,
             len(copies),
+            settings.plane == "xsk",
         )[8:]
         self._mac = mac
         group = None if flood_template == NO_TEMPLATE else flood_template

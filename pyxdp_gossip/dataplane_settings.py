@@ -32,7 +32,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sH2x")  # struct xg_config
+CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sHH")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 

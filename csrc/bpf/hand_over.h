@@ -47,8 +47,6 @@ static __noinline int hand_over(struct xdp_md *ctx)
 	if (!queue)
 		return 0;
 	redirected = *(volatile __u64 *)&queue->redirected;
-	if (*(volatile __u64 *)&queue->credit == 0)
-		return 0;	/* there is no loop: the user chose so, or it was stopped */
 	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
 	    bpf_xdp_get_buff_len(ctx) > queue->frame_max || !loop_takes(queue, redirected) ||
 	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {

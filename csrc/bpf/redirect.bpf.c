@@ -56,12 +56,10 @@ static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
 				   const struct xg_packet *packet, const struct found *found,
 				   __u16 slot, int ending)
 {
-	struct xg_owner_state *state = owner_state(xg_meta_owner(found->meta));
-
-	if (state && state->template_index != XG_NO_TEMPLATE)
-		return hand_over(ctx) ? HANDED_OVER :
-					encapsulate_here(ctx, packet, state->template_index, 0,
-							 ending);
+	if (found->template_index != XG_NO_TEMPLATE)
+		return cfg->has_loops && hand_over(ctx) ?
+			       HANDED_OVER :
+			       encapsulate_here(ctx, packet, found->template_index, 0, ending);
 	if (ending == XG_COUNT_syn_forwarded)
 		return XG_COUNT_passed_syn;
 	return flood_miss(ctx, cfg, packet, slot, found->hash);

@@ -98,6 +98,7 @@ struct {
 struct found {
 	__u64 hash;
 	__u64 meta;	/* of a valid entry, or 0 */
+	__u16 template_index;	/* that leads to its owner, or XG_NO_TEMPLATE */
 };
 
 static __always_inline struct xg_owner_state *owner_state(__u32 host)
@@ -105,17 +106,21 @@ static __always_inline struct xg_owner_state *owner_state(__u32 host)
 	return bpf_map_lookup_elem(&owners, &host);
 }
 
-static __always_inline __u64 valid_meta(__u64 meta)
+/* Takes a meta word as what was found, if its owner's state says that it counts. */
+static __always_inline void take_valid(struct found *found, __u64 meta)
 {
 	struct xg_owner_state *slot, state;
 
 	if (!meta)
-		return 0;
+		return;
 	slot = owner_state(xg_meta_owner(meta));
 	if (!slot)
-		return 0;
+		return;
 	*(__u64 *)&state = *(volatile __u64 *)slot;
-	return xg_meta_valid(meta, state) ? meta : 0;
+	if (!xg_meta_valid(meta, state))
+		return;
+	found->meta = meta;
+	found->template_index = state.template_index;
 }
 
 static __always_inline __u64 key4_of(const struct xg_packet *packet, __u16 slot)
@@ -246,11 +251,11 @@ static __always_inline void find_session(const struct xg_packet *packet, __u16 s
 	__u64 key[3];
 
 	if (packet->family == 4) {
-		found->meta = valid_meta(look4(found->hash, key4_of(packet, slot)));
+		take_valid(found, look4(found->hash, key4_of(packet, slot)));
 		return;
 	}
 	key6_of(packet, slot, key);
-	found->meta = valid_meta(look6(found->hash, key));
+	take_valid(found, look6(found->hash, key));
 }
 
 #define RECENT_NEW 0	/* not remembered: remembered now */

@@ -38,7 +38,7 @@ struct xg_config {
 	__u16 flood_template;	/* index, or XG_NO_TEMPLATE */
 	__u8 mac[6];
 	__u16 flood_copies;	/* hosts to which the loop must copy each flood */
-	__u16 reserved;
+	__u16 has_loops;	/* AF_XDP loops take what is handed over */
 };
 
 /*
