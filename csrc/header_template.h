@@ -34,7 +34,7 @@ struct xg_gue {
 	__u8 mark;
 	__u16 reserved;
 	__u64 cookie;		/* opaque bytes, keyed over the outer addresses */
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_template {
 	__u8 bytes[XG_TEMPLATE_BYTES];
@@ -76,6 +76,22 @@ XG_INLINE __u32 xg_outer_ip_len(const struct xg_template *tmpl, const struct xg_
 	return (__u32)tmpl->len - tmpl->l2_len + packet->ip_len;
 }
 
+/* Copies `len` (a constant, even) bytes of a template; in BPF by words, where a memcpy of unknown
+ * alignment would go by bytes. */
+XG_INLINE void xg_template_copy(__u8 *dst, const __u8 *bytes, const __u32 len)
+{
+#ifdef __bpf__
+	__u32 at = 0;
+
+	for (; at + 8 <= len; at += 8)
+		*(__u64 *)(dst + at) = *(const __u64 *)(bytes + at);
+	for (; at < len; at += 2)
+		*(__u16 *)(dst + at) = *(const __u16 *)(bytes + at);
+#else
+	__builtin_memcpy(dst, bytes, len);
+#endif
+}
+
 /* Writes `len` (a constant) header bytes to dst and patches them; l2_len is a constant too. */
 XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 				 const struct xg_packet *packet, __u8 mark,
@@ -86,7 +102,7 @@ XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 	struct xg_gue *gue = (void *)(dst + l2_len + XG_IPV4_LEN + XG_UDP_LEN);
 	__u32 ip_len = len - l2_len + packet->ip_len;
 
-	__builtin_memcpy(dst, tmpl->bytes, len);
+	xg_template_copy(dst, tmpl->bytes, len);
 	/* RFC 6040 4.1, normal mode: the outer header takes the inner ECN field, and DSCP. */
 	ip->tos = packet->tos;
 	ip->total_len_be = XG_BE16(ip_len);

@@ -33,6 +33,14 @@
 #define XG_MASKED(x, mask) ((__u32)(x) & (mask))
 #endif
 
+/* Headers lie at any address. User space says so (packed), and its compiler makes one load of it;
+ * BPF's would make one of each byte, where the kernel takes an unaligned word as it is. */
+#ifdef __bpf__
+#define XG_UNALIGNED
+#else
+#define XG_UNALIGNED __attribute__((packed))
+#endif
+
 #define XG_ETH_LEN 14
 #define XG_VLAN_LEN 4
 #define XG_VLAN_TAGS 2		/* 802.1ad outside, 802.1Q inside; more is nobody's rack */
@@ -87,12 +95,12 @@ struct xg_eth {
 	__u8 destination[6];
 	__u8 source[6];
 	__u16 ethertype_be;
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_vlan {
 	__u16 tci_be;
 	__u16 ethertype_be;
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_ipv4 {
 	__u8 version_ihl;
@@ -105,7 +113,7 @@ struct xg_ipv4 {
 	__u16 check_be;
 	__u32 source_be;
 	__u32 destination_be;
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_ipv6 {
 	__u32 version_class_flow_be;
@@ -114,7 +122,7 @@ struct xg_ipv6 {
 	__u8 hop_limit;
 	__u32 source_be[4];
 	__u32 destination_be[4];
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_tcp {
 	__u16 source_port_be;
@@ -126,14 +134,14 @@ struct xg_tcp {
 	__u16 window_be;
 	__u16 check_be;
 	__u16 urgent_be;
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 struct xg_udp {
 	__u16 source_port_be;
 	__u16 destination_port_be;
 	__u16 len_be;
 	__u16 check_be;
-} __attribute__((packed));
+} XG_UNALIGNED;
 
 _Static_assert(sizeof(struct xg_eth) == XG_ETH_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_ipv4) == XG_IPV4_LEN, "on the wire");
