@@ -4,10 +4,10 @@
 import base64
 import json
 import os
-import signal
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from pyxdp_gossip.popbox import names
@@ -104,17 +104,17 @@ class Agent:
             raise BoxError(f"the agent of host {self._host} does not run")
         return self.process
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         self._running().send(number)
 
-    def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
-        status = self._running().stop(signal.SIGTERM, STOP_TIMEOUT_S)
+    def stop(self, number: Signals = Signals.SIGTERM) -> int:
+        """SIGTERM, or SIGHUP for an upgrade; returns the exit status."""
+        status = self._running().stop(number, STOP_TIMEOUT_S)
         self.process = None
         return status
 
     def kill(self) -> None:
-        self._running().stop(signal.SIGKILL, STOP_TIMEOUT_S)
+        self._running().stop(Signals.SIGKILL, STOP_TIMEOUT_S)
         self.process = None
 
     def forget(self) -> None:
@@ -127,7 +127,7 @@ class Agent:
         """The counters: asked for while it runs, else those that it left at its clean stop."""
         if self.process is not None:
             self.stats_file.unlink(missing_ok=True)
-            self.process.send(signal.SIGUSR1)
+            self.process.send(Signals.SIGUSR1)
             self.process.wait_until(self.stats_file.exists, "counters", STATS_TIMEOUT_S)
         try:
             answer = json.loads(self.stats_file.read_text())
