@@ -155,6 +155,22 @@ def test_a_driver_without_native_xdp_is_named_and_auto_takes_the_generic_one(
     assert host.attached() == []
 
 
+def test_a_forced_mode_that_the_driver_lacks_is_refused_and_one_that_it_has_is_reported(
+    host: AgentHost,
+) -> None:
+    host.configure({"dataplane": {"mode": "zero-copy"}})
+    line = host.refusal()
+    assert "the driver has no zero-copy here" in line
+    assert 'use mode "copy" or "auto"' in line
+    assert host.attached() == []
+    for mode in ("copy", "skb"):
+        host.configure({"dataplane": {"mode": mode}})
+        agent = host.start_synced()
+        assert host.counters(agent)["mode"] == mode
+        host.stop(agent)
+    assert host.attached() == []
+
+
 def test_the_loopback_with_its_large_mtu_is_no_traceback(host: AgentHost) -> None:
     host.configure(
         {"host": {"interface": "lo", "address": "127.0.0.1"}, "dataplane": {"mode": "native"}}
