@@ -20,6 +20,7 @@ from pyxdp_gossip.gossip.events import (
     Synced,
     UnknownService,
 )
+from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
 from pyxdp_gossip.session import Service, Session
@@ -40,6 +41,8 @@ __all__ = [
     "GossipError",
     "HeaderTemplate",
     "HostError",
+    "InterfaceChanged",
+    "InterfaceState",
     "LocalHost",
     "MemberChanged",
     "MemberState",

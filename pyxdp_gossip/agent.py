@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any, Final, Self
 
 import structlog
@@ -40,6 +39,8 @@ from pyxdp_gossip.gossip.events import (
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
 from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
+from pyxdp_gossip.incarnation import next_incarnation
+from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState, InterfaceWatch
 from pyxdp_gossip.kernel_events import KernelEvents
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import KernelView, Service, Session
@@ -115,6 +116,9 @@ class Agent:
         self.dataplane = Dataplane(self._settings(address, flood_group))
         self._stack.enter_context(self.dataplane)
         self._open_sockets(address, group)
+        self.watch = InterfaceWatch(
+            config.host.interface, address, self.dataplane, self.gossip, self._interface_changed
+        )
         self.core = self._make_core(address, now)
         keys = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
         self.routing = self._stack.enter_context(
@@ -282,6 +286,7 @@ class Agent:
             "host": self.config.host.id,
             "mode": self.dataplane.forwarding,
             "attached": self.dataplane.mode,
+            "interface": self.watch.state.value,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": self.dataplane.statistics().as_dict(),
@@ -352,7 +357,7 @@ class Agent:
             )
         for event in self.kernel.resync_if_due(now):
             self.core.handle_event(event, now)
-        if not self.routing.complete:
+        if not self.routing.complete or self.watch.state is InterfaceState.GONE:
             self._refresh_routing()
         try:
             self.dataplane.check()
@@ -389,15 +394,22 @@ class Agent:
 
     def _refresh_routing(self) -> None:
         """Looks for the ways again; what the kernel refuses now is tried again later."""
-        if not netlink.is_there(self.dataplane.interface_index):
-            name = self.config.host.interface
-            raise HostError(f"interface {name!r} is gone: start again once it is back")
         try:
+            if not self.watch.check():
+                return
             self.routing.refresh()
         except HostError as error:
             self._say(str(error))
         if self.routing.complaint:
             self._say(self.routing.complaint)
+
+    def _interface_changed(self, event: InterfaceChanged) -> None:
+        back = event.state is InterfaceState.UP
+        (self.log.info if back else self.log.error)(
+            "interface", name=event.name, state=event.state.value
+        )
+        self.kernel.resync_soon()  # notifications may have been missed meanwhile
+        self.events.append(event)
 
     def _say(self, message: str) -> None:
         """Logs what is wrong, once, until something else is."""
@@ -459,25 +471,6 @@ class Agent:
 
     def _unknown_service(self, event: UnknownService, now: int) -> None:
         self.log.warning("unknown service", peer=event.host, records=event.records)
-
-
-def next_incarnation(path: Path, wall: int) -> int:
-    """The incarnation of this start: the wall clock, but always more than the last one.
-
-    Args:
-        path: where the last one is kept; a file that cannot be read or written costs only the
-            protection against a clock that went back (the salt keeps nonces apart anyway).
-        wall: ns since 1970.
-    """
-    try:
-        last = int(path.read_text())
-    except (OSError, ValueError):
-        last = 0
-    incarnation = max(wall, last + 1) & 0xFFFFFFFFFFFFFFFF
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{incarnation}\n")
-    return incarnation
 
 
 HANDLERS: Final[dict[type, Callable[[Agent, Any, int], None]]] = {

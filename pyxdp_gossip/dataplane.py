@@ -289,6 +289,22 @@ class Dataplane:
         """What forwards: the AF_XDP loops, "zero-copy", "copy" or "skb"; or "xdp"."""
         return self._plane.mode if self._plane else "xdp"
 
+    def lose_interface(self) -> None:
+        """Gives up what was attached to the interface, which is gone; the sockops program stays."""
+        self._close_plane()
+        attached = self._attached
+        if attached.xdp:
+            attached.xdp.remove()
+        self._attached = _Attached(sockops=attached.sockops)
+
+    def find_interface(self) -> None:
+        """Takes the interface of that name as this host's, after it was made anew.
+
+        Raises:
+            HostError: there is none.
+        """
+        self._link = netlink.link(self.settings.interface)
+
     def detach(self) -> None:
         """Takes everything off the interface and the cgroup, pins included. Repeatable."""
         self._close_plane()  # the sockets first: the other order has crashed kernels

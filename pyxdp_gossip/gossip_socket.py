@@ -70,6 +70,7 @@ class GossipSocket:
         self._counters = SocketCounters()
         self._overflows: dict[int, int] = {}
         self._group = None if group is None else (str(group), port)
+        self._address, self._joined = address, group
         self._sockets: list[socket.socket] = []
         try:
             index = socket.if_nametoindex(interface)
@@ -81,7 +82,8 @@ class GossipSocket:
             self._unicast = self._open(address, port)
             self._set_multicast_out(self._unicast, index, address)
             if group is not None:
-                self._join(self._open(group, port), index, group)
+                self._member = self._open(group, port)
+                self._join(self._member, index, group)
         except OSError as error:
             self.close()
             where = format_endpoint(address, port)
@@ -129,6 +131,22 @@ class GossipSocket:
             request = struct.pack("=16si", group.packed, index)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
             opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+
+    def rejoin(self, interface: str) -> None:
+        """Sends by and listens on an interface that was made anew, under the same name.
+
+        Raises:
+            HostError: it is gone again, or cannot do multicast.
+        """
+        try:
+            index = socket.if_nametoindex(interface)
+            self._set_multicast_out(self._unicast, index, self._address)
+            if self._joined is not None:
+                self._join(self._member, index, self._joined)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # it is a member already
+                what = f"gossip socket on {interface}: {error.strerror}; {_advice(error)}"
+                raise HostError(what) from None
 
     @property
     def filenos(self) -> tuple[int, ...]:

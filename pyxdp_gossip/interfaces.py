@@ -192,6 +192,16 @@ def first_address(interface: str) -> IPv4Address:
     )
 
 
+def has_address(interface_index: int, address: IPv4Address) -> bool:
+    """Whether an interface has this IPv4 address now."""
+    question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET}, [])
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        return any(
+            message["index"] == interface_index and message.get_attr("IFA_LOCAL") == str(address)
+            for message in list(netlink.dump_all(ifaddrmsg, question))
+        )
+
+
 def join_group_address(interface_index: int, group: IPv4Address) -> None:
     """Makes the interface itself a member of `group`: `ip addr add GROUP/32 dev IF autojoin`.
 

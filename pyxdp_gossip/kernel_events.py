@@ -104,6 +104,10 @@ class KernelEvents:
         self._unflagged = set(map(_identity, _each(records)))
         return self._compare(records, now)
 
+    def resync_soon(self) -> None:
+        """Makes `resync_if_due` read the sockets again, whatever was told."""
+        self._missed_seen = (-1, 0, 0)
+
     def resync_if_due(self, now: int) -> Iterator[IncomingEvent]:
         """After events were lost: what the tables miss of the kernel's sockets."""
         missed = self._missed()

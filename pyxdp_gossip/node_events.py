@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyxdp_gossip.gossip.events import DuplicateHost, MemberChanged, Synced, UnknownService
+from pyxdp_gossip.interface_watch import InterfaceChanged
 
 EVENTS_KEPT: Final = 4096
 """Events that wait for a reader; of 500 hosts each can change its state eight times."""
@@ -29,7 +30,7 @@ class EventsLost:
     count: int
 
 
-NodeEvent = MemberChanged | Synced | DuplicateHost | UnknownService | EventsLost
+NodeEvent = MemberChanged | Synced | DuplicateHost | UnknownService | InterfaceChanged | EventsLost
 """What `Node.events()` yields."""
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]

@@ -42,17 +42,19 @@ ALLOWED = {
         "stats", "templates", "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
+    "incarnation": set(),
+    "interface_watch": {"dataplane", "errors", "gossip_socket", "netlink"},
     "kernel_events": {"_native", "dataplane", "dataplane_settings", "gossip", "netlink", "session"},
     "routing": {
         "dataplane", "dataplane_settings", "errors", "gossip", "netlink", "session", "templates",
     },
     "agent": {
         "_native", "config", "dataplane", "dataplane_settings", "errors", "gossip",
-        "gossip_socket", "kernel_events",
+        "gossip_socket", "incarnation", "interface_watch", "kernel_events",
         "netlink", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
-    "node_events": {"gossip"},
+    "node_events": {"gossip", "interface_watch"},
     "agent_thread": {"agent", "config", "errors", "node_events"},
     "node": {
         "agent", "agent_thread", "config", "explanation", "gossip", "live_explanation",

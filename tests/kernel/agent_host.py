@@ -51,6 +51,7 @@ class AgentHost:
         self.config = folder / "pop.toml"
         self.ready = folder / "ready"
         self.stats = folder / "ready.stats.json"
+        self.plane = "xsk"  # what a test has configured, if it did
         self.processes: list[subprocess.Popen[str]] = []
         self.tables: dict[str, Any] = {
             "host": {"id": number, "interface": DEVICE},

@@ -238,24 +238,6 @@ def test_a_ready_file_in_no_folder_is_refused_before_anything_is_attached(
     assert host.attached() == []
 
 
-@pytest.mark.parametrize("made_anew", [False, True], ids=["for good", "and is made anew"])
-def test_an_interface_that_vanishes_ends_the_agent_in_one_line(
-    host: AgentHost, netns: MakeNamespace, made_anew: bool
-) -> None:
-    other_end = netns("new")
-    agent = host.start_synced()
-    host.namespace.ip(f"link del {DEVICE}")
-    if made_anew:
-        host.connect(other_end)
-    assert f"interface '{DEVICE}' is gone: start again" in host.complaint(agent)
-    assert not host.ready.exists()
-    if not made_anew:
-        host.connect(other_end)
-    assert host.xdp_program() is None
-    host.stop(host.start_synced())
-    assert host.attached() == []
-
-
 def test_an_interface_that_is_down_or_without_its_address_is_waited_for(host: AgentHost) -> None:
     agent = host.start_synced()
     sent = host.counters(agent)["socket"]["send_failed"]

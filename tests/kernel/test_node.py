@@ -315,13 +315,6 @@ def test_a_call_that_fails_is_the_callers_and_the_node_goes_on(host: AgentHost) 
         assert (node.owner(QUIC4), node.failure) == (1, None)
 
 
-def test_an_interface_that_vanishes_is_the_nodes_failure(host: AgentHost) -> None:
-    with running(host) as node:
-        host.namespace.ip(f"link del {DEVICE}")
-        assert node.wait(PATIENCE_S) is True
-        assert f"interface '{DEVICE}' is gone" in str(node.failure)
-
-
 # ---- upgrade ----
 
 
