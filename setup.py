@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Builds the three compiled parts: the Cython extension, the cffi module and the BPF objects."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -85,6 +86,23 @@ class BuildAll(build_ext):
         super().copy_extensions_to_source()
 
 
+def layout_digest() -> int:
+    """64 bits that name what lies in the maps, and how: another build with the same may go on
+    with them. Rather too many files than too few: a needless rebuild of the maps costs little.
+    """
+    shared = (
+        "xg_types.h", "stats.h", "services.h", "session_lookup.h", "siphash.h", "header_template.h"
+    )  # fmt: skip
+    digest = hashlib.sha256()
+    for path in (
+        *(ROOT / "csrc" / name for name in shared),
+        *sorted((ROOT / "csrc" / "bpf").glob("*.h")),
+    ):
+        text = path.read_bytes()
+        digest.update(f"{path.name} {len(text)}\n".encode() + text)
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
 NATIVE = Extension(
     "pyxdp_gossip._native",
     sources=[
@@ -97,6 +115,7 @@ NATIVE = Extension(
         *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("pyxdp_gossip/_native*.pxi")),
     ],
     include_dirs=["csrc"],
+    define_macros=[("XG_LAYOUT_DIGEST", f"0x{layout_digest():016x}ull")],
     extra_compile_args=[
         "-std=gnu11",
         "-O2",

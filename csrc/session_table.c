@@ -337,6 +337,27 @@ void xg_session_table_sweep_void(struct xg_session_table *t)
 	}
 }
 
+void xg_session_table_renew(struct xg_session_table *t, __u32 now_ms)
+{
+	const __u64 epoch_mask = 0xffull << XG_META_EPOCH_SHIFT;
+
+	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++) {
+		__u64 meta = meta_at(t, slot);
+		__u64 epoch;
+
+		if (!is_used(meta))
+			continue;
+		if (xg_meta_owner(meta) == XG_HOST_UNOWNED || !is_valid(t, meta)) {
+			clear_slot(t, slot);
+			continue;
+		}
+		t->cold[slot].changed_at_ms = now_ms;
+		epoch = xg_owner_load(&t->owners[xg_meta_owner(meta)]).epoch;
+		if (!xg_session_table_is_current(t, meta))
+			set_meta(t, slot, (meta & ~epoch_mask) | epoch << XG_META_EPOCH_SHIFT);
+	}
+}
+
 int xg_session_table_next_of_owner(const struct xg_session_table *t, __u64 *cursor,
 				   __u64 slots, __u16 owner, __u64 *key, __u64 *meta,
 				   struct xg_session_cold *cold)

@@ -104,6 +104,12 @@ __u32 xg_session_table_sweep(struct xg_session_table *table, __u32 cursor, __u32
 void xg_session_table_sweep_void(struct xg_session_table *table);
 
 /*
+ * After an adoption: every valid entry is of its owner's present epoch, so that the previous one
+ * is free again; what lingers begins its time anew; no mark "unowned" and no void entry is left.
+ */
+void xg_session_table_renew(struct xg_session_table *table, __u32 now_ms);
+
+/*
  * The next valid entry of `owner` from slot *cursor on (start with 0), looking at no more than
  * `slots` slots. 1: written, *cursor is behind it; 0: none in these, or none at all if *cursor
  * became XG_SLOT_END. An entry that a put moves meanwhile may come twice or not at all.

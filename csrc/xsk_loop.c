@@ -141,11 +141,9 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 	loop->receive_max = smallest(rings->fill->size, rings->rx->size);
 	for (uint32_t i = rings->frames; i > 0; i--)	/* the lowest is used first */
 		put_free(loop, (rings->first_frame + i - 1) * rings->frame_size);
-	loop->base = redirected(loop);
-	queue->counters[XG_COUNT_loop_lost] += loop->base - queue->consumed;
+	xg_queue_give_up(queue);
+	loop->base = queue->consumed;
 	queue->frame_max = rings->frame_size - RX_HEADROOM;
-	publish((uint64_t *)&queue->credit, 0);
-	publish((uint64_t *)&queue->consumed, loop->base);
 	loop->looked_at_ns = now_ns();
 	ask_for_long_calls(rings);
 	*made = loop;

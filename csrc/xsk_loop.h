@@ -54,6 +54,17 @@ int xg_xsk_loop_create(struct xg_xsk_loop **loop, const struct xg_loop_rings *ri
 		       const struct xg_forwarder *forwarder, struct xg_queue *queue);
 void xg_xsk_loop_destroy(struct xg_xsk_loop *loop);
 
+/* Ends the credit of a queue whose loop is no more, and counts as lost what it left unread. */
+static inline void xg_queue_give_up(struct xg_queue *queue)
+{
+	uint64_t handed;
+
+	__atomic_store_n(&queue->credit, 0, __ATOMIC_RELEASE);
+	handed = __atomic_load_n(&queue->redirected, __ATOMIC_ACQUIRE);
+	queue->counters[XG_COUNT_loop_lost] += handed - queue->consumed;
+	__atomic_store_n(&queue->consumed, handed, __ATOMIC_RELEASE);
+}
+
 /* Gives frames to the kernel for receiving and publishes the credit: once, before the socket is
  * put into the map of sockets, and then in each turn. */
 void xg_xsk_loop_refill(struct xg_xsk_loop *loop);

@@ -28,7 +28,10 @@ ffibuilder.cdef(
     const char *bpf_map__name(const struct bpf_map *map);
     int bpf_map__fd(const struct bpf_map *map);
     uint32_t bpf_map__max_entries(const struct bpf_map *map);
+    uint32_t bpf_map__type(const struct bpf_map *map);
+    uint32_t bpf_map__key_size(const struct bpf_map *map);
     uint32_t bpf_map__value_size(const struct bpf_map *map);
+    uint32_t bpf_map__map_flags(const struct bpf_map *map);
     int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
     int bpf_map__reuse_fd(struct bpf_map *map, int fd);
     int bpf_program__fd(const struct bpf_program *program);
@@ -36,12 +39,14 @@ ffibuilder.cdef(
     int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
     int bpf_map_lookup_elem(int fd, const void *key, void *value);
     int bpf_map_delete_elem(int fd, const void *key);
+    int bpf_map_get_next_key(int fd, const void *key, void *next_key);
     int libbpf_num_possible_cpus(void);
 
     /* ---- libbpf: links and pins ---- */
     int bpf_obj_pin(int fd, const char *path);
     int bpf_obj_get(const char *path);
     int bpf_link_detach(int link_fd);
+    int xg_map_shape(int fd, uint32_t shape[5]);
     int xg_link_create(int program_fd, int target, int attach_type, uint32_t flags);
     int xg_link_update(int link_fd, int program_fd);
     int xg_link_ifindex(int link_fd, uint32_t *ifindex);
@@ -125,6 +130,23 @@ ffibuilder.set_source(
     static struct bpf_object *xg_open_object(const char *path)
     {
         return bpf_object__open_file(path, NULL);
+    }
+
+    /* Type, bytes of a key and of a value, entries, flags. */
+    static int xg_map_shape(int fd, uint32_t shape[5])
+    {
+        struct bpf_map_info info = {};
+        uint32_t len = sizeof(info);
+        int rc = bpf_obj_get_info_by_fd(fd, &info, &len);
+
+        if (rc)
+            return rc;
+        shape[0] = info.type;
+        shape[1] = info.key_size;
+        shape[2] = info.value_size;
+        shape[3] = info.max_entries;
+        shape[4] = info.map_flags;
+        return 0;
     }
 
     static int xg_link_create(int program_fd, int target, int attach_type, uint32_t flags)

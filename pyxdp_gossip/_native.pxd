@@ -31,6 +31,12 @@ cdef extern from "xg_types.h" nogil:
         u8 kind
 
 
+# ---- setup.py ----
+
+cdef extern from * nogil:
+    u64 XG_LAYOUT_DIGEST
+
+
 # ---- session_lookup.h ----
 
 cdef extern from "session_lookup.h" nogil:
@@ -81,6 +87,7 @@ cdef extern from "session_table.h" nogil:
                                     unsigned int count, u64 *metas) noexcept
     u32 xg_session_table_sweep(xg_session_table *table, u32 cursor, u32 count, u32 now_ms,
                                u32 linger_ms, u32 unowned_ms) noexcept
+    void xg_session_table_renew(xg_session_table *table, u32 now_ms) noexcept
     void xg_session_table_sweep_void(xg_session_table *table) noexcept
     u64 xg_session_table_used(const xg_session_table *table) noexcept
     u64 xg_session_table_capacity(const xg_session_table *table) noexcept

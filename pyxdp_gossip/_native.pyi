@@ -17,6 +17,7 @@ from pyxdp_gossip._native_loop import QUEUE_BYTES as QUEUE_BYTES
 from pyxdp_gossip._native_loop import QUEUES as QUEUES
 from pyxdp_gossip._native_loop import FloodList as FloodList
 from pyxdp_gossip._native_loop import XskLoop as XskLoop
+from pyxdp_gossip._native_loop import give_up_queues as give_up_queues
 from pyxdp_gossip._native_loop import sum_counters as sum_counters
 
 ABSENT: int
@@ -30,6 +31,8 @@ SERVICE_UNKNOWN: int
 OWNER_STATES_BYTES: int
 EVENT_BYTES: int
 HASH_KEY_BYTES: int
+LAYOUT_DIGEST: int
+"""64 bits of every header that says what lies in the BPF maps, and how."""
 EPOCHS_BETWEEN_SWEEPS: int
 
 def pack_key4(address: Buffer, port: int, slot: int) -> bytes: ...
@@ -250,6 +253,15 @@ class SessionTable:
 
         Raises:
             ValueError: `buckets` is below 1.
+        """
+
+    def renew(self, now_ms: int) -> None:
+        """After `adopt=True`, and before any other change: entries of an owner's previous epoch
+        become ones of its present epoch, what lingers begins its time anew, and marks "unowned"
+        are gone.
+
+        Args:
+            now_ms: as in `put`.
         """
 
     def __len__(self) -> int:

@@ -24,6 +24,7 @@ SERVICE_UNKNOWN = XG_SERVICE_UNKNOWN  # in a translation: not a service of this 
 OWNER_STATES_BYTES = XG_OWNERS * sizeof(xg_owner_state)
 EVENT_BYTES = sizeof(xg_event)
 HASH_KEY_BYTES = 16
+LAYOUT_DIGEST = XG_LAYOUT_DIGEST  # of every header that says what lies in the BPF maps
 
 # Epochs have 8 bits. After this many of one owner's changes every table is swept, so that no
 # entry lives to see its epoch again; the few left over pay for the previous epoch's entries.

@@ -32,6 +32,7 @@ cdef extern from "xsk_loop.h" nogil:
     struct xsk_ring_prod
     struct xsk_ring_cons
     struct xg_xsk_loop
+    void xg_queue_give_up(xg_queue *queue) noexcept
     int xg_xsk_loop_create(xg_xsk_loop **loop, const xg_loop_rings *rings,
                            const xg_forwarder *forwarder, xg_queue *queue) noexcept
     void xg_xsk_loop_destroy(xg_xsk_loop *loop) noexcept
@@ -74,6 +75,15 @@ def sum_counters(per_cpu not None, queues not None):
             sums[index] += queue.counters[index]
     sums[XG_COUNT_handed_over] = handed_over
     return tuple([sums[index] for index in range(XG_COUNTERS)])
+
+
+def give_up_queues(u8[::1] queues not None):
+    """No queue has a loop from now on; see _native_loop.pyi."""
+    cdef Py_ssize_t at
+    if queues.shape[0] % sizeof(xg_queue):
+        raise ValueError("queues are no whole number of rows")
+    for at in range(0, queues.shape[0], sizeof(xg_queue)):
+        xg_queue_give_up(<xg_queue *>&queues[at])
 
 
 cdef class FloodList:

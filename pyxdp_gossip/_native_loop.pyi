@@ -26,6 +26,17 @@ def sum_counters(per_cpu: Buffer, queues: Buffer) -> tuple[int, ...]:
         ValueError: a buffer is no whole number of rows.
     """
 
+def give_up_queues(queues: Buffer) -> None:
+    """No queue has a loop from now on: its credit ends, and what a dead process's loop left
+    unread is counted as lost.
+
+    Args:
+        queues: (n * QUEUE_BYTES,) writable bytes.
+
+    Raises:
+        ValueError: the buffer is no whole number of rows.
+    """
+
 @disjoint_base
 class FloodList:
     """Where floods go: to the group, and a copy to each host that it does not reach."""

@@ -362,6 +362,17 @@ cdef class SessionTable:
                                               linger_ms, unowned_ms)
         return before - xg_session_table_used(self._table)
 
+    def renew(self, now_ms):
+        """After `adopt=True`, and before any other change: entries of an owner's previous epoch
+        become ones of its present epoch, what lingers begins its time anew, and marks "unowned"
+        are gone.
+
+        Args:
+            now_ms: as in `put`.
+        """
+        self._write()
+        xg_session_table_renew(self._table, low32(now_ms))
+
     @property
     def family(self):
         """4 or 6."""

@@ -36,12 +36,14 @@ from pyxdp_gossip.gossip.events import (
     Synced,
     UnknownService,
 )
+from pyxdp_gossip.gossip.messages import MemberEntry
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
 from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
 from pyxdp_gossip.incarnation import next_incarnation
 from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState, InterfaceWatch
 from pyxdp_gossip.kernel_events import KernelEvents
+from pyxdp_gossip.pins import FolderLock
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import KernelView, Service, Session
 from pyxdp_gossip.templates import GUE_OVERHEAD, probe_payload, probe_reply_nonce
@@ -113,8 +115,10 @@ class Agent:
         if not isinstance(address, IPv4Address):
             raise ConfigError("[host] address: this version needs an IPv4 underlay address")
         self.address = address
+        self._stack.enter_context(contextlib.closing(FolderLock(config.dataplane.pins)))
         self.dataplane = Dataplane(self._settings(address, flood_group))
         self._stack.enter_context(self.dataplane)
+        self._say_what_is_adopted()
         self._open_sockets(address, group)
         self.watch = InterfaceWatch(
             config.host.interface, address, self.dataplane, self.gossip, self._interface_changed
@@ -131,7 +135,16 @@ class Agent:
                 f"{self.routing.mtu - GUE_OVERHEAD} bytes cannot be forwarded; "
                 f"set it to {CLIENT_MTU + GUE_OVERHEAD} or more on all hosts"
             )
+        self._handle_core_events(now)  # the ways to adopted hosts: the new program needs them
         self._attach(now)
+
+    def _say_what_is_adopted(self) -> None:
+        plane = self.dataplane
+        if plane.adopted:
+            sessions = len(plane.table4) + len(plane.table6)
+            self.log.info("maps adopted", sessions=sessions, hosts=len(plane.adopted_hosts))
+        elif plane.rebuilt_because:
+            self.log.warning("maps rebuilt", reason=plane.rebuilt_because)
 
     def _settings(self, address: IPv4Address, flood_group: IPv4Address) -> DataplaneSettings:
         config = self.config
@@ -202,12 +215,16 @@ class Agent:
             timing=config.gossip.timing,
             wall_offset=wall - now,
             now=now,
+            adopted=[
+                MemberEntry(one.host, one.tunnel_port, 0, one.address)
+                for one in dataplane.adopted_hosts
+            ],
         )
 
     def _attach(self, now: int) -> None:
-        """Sockops first, then the sockets that are there already: none falls between. A
-        predecessor's XDP program stays at work until the members are known here."""
-        takes_over = self.dataplane.has_predecessor
+        """Sockops first, then the sockets that are there already: none falls between. If the
+        tables are new, a predecessor's XDP program stays at work until the members are known."""
+        takes_over = self.dataplane.has_predecessor and not self.dataplane.adopted
         self.dataplane.attach_sessions()
         self.core.handle_event(self.kernel.begin(now), now)
         if not takes_over:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from pyxdp_gossip._libxdp import ffi, lib
 from pyxdp_gossip.errors import HostError
@@ -54,14 +54,61 @@ def checked(what: str, rc: int) -> int:
     return rc
 
 
-class BpfMap:
-    """One map of a loaded object."""
+class AdoptionError(Exception):
+    """What an earlier agent left pinned cannot be gone on with; the text says why."""
 
-    def __init__(self, name: str, fd: int, max_entries: int, value_size: int) -> None:
+
+class MapShape(NamedTuple):
+    """What the kernel knows of a map: two of one shape may stand for each other."""
+
+    kind: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+class BpfMap:
+    """One map of a loaded object, or a pinned one."""
+
+    def __init__(
+        self, name: str, fd: int, max_entries: int, value_size: int, key_size: int = 4
+    ) -> None:
         self.name = name
         self.fd = fd
         self.max_entries = max_entries
         self.value_size = value_size
+        self.key_size = key_size
+
+    @classmethod
+    def pinned(cls, pin: Path) -> BpfMap:
+        """A map of an earlier process; its descriptor is the caller's to close.
+
+        Raises:
+            AdoptionError: there is none, or the pin is no map's.
+        """
+        fd = lib.bpf_obj_get(os.fsencode(pin))
+        if fd < 0:
+            raise AdoptionError(f"no pin of the map {pin.name}: {os.strerror(ffi.errno)}")
+        shape = map_shape(fd)
+        return cls(pin.name, fd, shape.max_entries, shape.value_size, shape.key_size)
+
+    def pin(self, path: Path) -> None:
+        """Makes the map outlive this process, in place of what is pinned there."""
+        path.unlink(missing_ok=True)
+        lib.xg_clear_message()
+        checked(f"pin {path}", lib.bpf_obj_pin(self.fd, os.fsencode(path)))
+
+    def each_key(self) -> Iterator[bytes]:
+        """All keys of a hash map; those that come or go meanwhile may be missed."""
+        key = ffi.NULL
+        following = ffi.new("char[]", self.key_size)
+        for _ in range(self.max_entries):
+            if lib.bpf_map_get_next_key(self.fd, key, following) < 0:
+                return
+            found = bytes(ffi.buffer(following))
+            yield found
+            key = ffi.from_buffer(found)
 
     def update(self, key: bytes, value: bytes) -> None:
         """Sets the value of a key; HostError if the map is full or gone."""
@@ -92,6 +139,13 @@ class BpfMap:
             return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError as error:
             raise system_error(f"map {self.name}", error.errno or errno.EINVAL) from None
+
+
+def map_shape(fd: int) -> MapShape:
+    """The shape of the map behind a descriptor; of something else, one that no map has."""
+    shape = ffi.new("uint32_t[5]")
+    checked("a pinned map", lib.xg_map_shape(fd, shape))
+    return MapShape(*shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +192,11 @@ class BpfObject:
         name: of the file in the package, without `.bpf.o`.
         max_entries: map name to number of entries, where the loader decides.
         shared: maps of another object that take the place of those of the same name.
+        adopted: pinned maps that do, if they have the shape that the programs are made for.
 
     Raises:
         HostError: the file is missing, or the kernel refuses it.
+        AdoptionError: one of `adopted` has another shape, or is no map of the object.
     """
 
     def __init__(
@@ -149,6 +205,7 @@ class BpfObject:
         *,
         max_entries: Mapping[str, int] | None = None,
         shared: Mapping[str, BpfMap] | None = None,
+        adopted: Mapping[str, BpfMap] | None = None,
     ) -> None:
         lib.xg_capture_messages()
         lib.xg_clear_message()
@@ -160,39 +217,61 @@ class BpfObject:
         if self._object == ffi.NULL:
             raise system_error(f"open {path.name}", ffi.errno)
         try:
-            self._size_maps(max_entries or {}, shared or {})
+            self._size_maps(max_entries or {})
+            self._put_in_place(shared or {})
+            self._compare_shapes(adopted or {})
+            self._put_in_place(adopted or {})
             checked(f"load {path.name}", lib.bpf_object__load(self._object))
-        except HostError:
+        except (HostError, AdoptionError):
             self.close()
             raise
         self.maps = {bpf_map.name: bpf_map for bpf_map in self._maps()}
 
-    def _handles(self) -> list[object]:
-        handles = []
+    def _handles(self) -> dict[str, Any]:
+        handles = {}
         handle = lib.bpf_object__next_map(self._object, ffi.NULL)
         while handle != ffi.NULL:
-            handles.append(handle)
+            handles[ffi.string(lib.bpf_map__name(handle)).decode()] = handle
             handle = lib.bpf_object__next_map(self._object, handle)
         return handles
 
-    def _size_maps(self, max_entries: Mapping[str, int], shared: Mapping[str, BpfMap]) -> None:
-        for handle in self._handles():
-            name = ffi.string(lib.bpf_map__name(handle)).decode()
-            if name in shared:
-                checked(f"map {name}", lib.bpf_map__reuse_fd(handle, shared[name].fd))
-            elif name in max_entries:
+    def _size_maps(self, max_entries: Mapping[str, int]) -> None:
+        for name, handle in self._handles().items():
+            if name in max_entries:
                 rc = lib.bpf_map__set_max_entries(handle, max_entries[name])
                 checked(f"map {name}", rc)
+
+    def _put_in_place(self, maps: Mapping[str, BpfMap]) -> None:
+        for name, handle in self._handles().items():
+            if name in maps:
+                checked(f"map {name}", lib.bpf_map__reuse_fd(handle, maps[name].fd))
+
+    def _compare_shapes(self, maps: Mapping[str, BpfMap]) -> None:
+        handles = self._handles()
+        for name, adopted in maps.items():
+            if name not in handles:
+                raise AdoptionError(f"the programs have no map {name}")
+            handle = handles[name]
+            wanted = MapShape(
+                lib.bpf_map__type(handle),
+                lib.bpf_map__key_size(handle),
+                lib.bpf_map__value_size(handle),
+                lib.bpf_map__max_entries(handle),
+                lib.bpf_map__map_flags(handle),
+            )
+            if map_shape(adopted.fd) != wanted:
+                raise AdoptionError(f"the pinned map {name} has another shape")
 
     def _maps(self) -> list[BpfMap]:
         return [
             BpfMap(
-                ffi.string(lib.bpf_map__name(handle)).decode(),
+                name,
                 lib.bpf_map__fd(handle),
                 lib.bpf_map__max_entries(handle),
                 lib.bpf_map__value_size(handle),
+                lib.bpf_map__key_size(handle),
             )
-            for handle in self._handles()
+            for name, handle in self._handles().items()
         ]
 
     def program_fd(self, name: str) -> int:

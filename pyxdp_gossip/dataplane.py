@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import struct
+import errno
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import (
@@ -20,13 +20,13 @@ from pyxdp_gossip._native import (
     OwnerStates,
     SessionTable,
     XskLoop,
+    give_up_queues,
     service_places,
     sum_counters,
 )
-from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
+from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.dataplane_settings import (
     ATTACH_MODES,
-    CONFIG,
     FILTER_NAME,
     NO_TEMPLATE,
     PEER,
@@ -35,14 +35,26 @@ from pyxdp_gossip.dataplane_settings import (
     DataplaneSettings,
     PeerCookies,
     buckets_for,
+    flood_template_of,
+    pack_config,
 )
-from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.forwarder import Forwarder, pack_services
+from pyxdp_gossip.pins import (
+    AdoptedHost,
+    MapPins,
+    Stamp,
+    active_hosts,
+    forget_others,
+    remove_folder,
+)
 from pyxdp_gossip.session import KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
+from pyxdp_gossip.template_slots import FLOOD, TemplateSlots
 from pyxdp_gossip.templates import HeaderTemplate
 from pyxdp_gossip.xsk import Umem, XskSocket
 from pyxdp_gossip.xsk_plane import XskPlane
+
+NS_PER_MS: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -63,6 +75,11 @@ class Dataplane:
     `detach()` takes it off; a process that dies between leaves it at work, and the next one
     takes its place. Everything runs in the caller's network namespace. Not thread-safe.
 
+    Attributes:
+        adopted: the tables are those of an agent before, and so are the templates and peers of
+            `adopted_hosts`.
+        rebuilt_because: why they are not, though there was an agent before.
+
     Raises:
         HostError: a missing privilege, kernel feature, interface or file system.
     """
@@ -72,15 +89,16 @@ class Dataplane:
         self._objects: list[BpfObject] = []
         self._maps: dict[str, BpfMap] = {}
         self._attached = _Attached()
-        self._template_of: dict[int, int] = {}
-        self._free_templates = list(range(1023, -1, -1))
-        self._retired: list[int] = []
-        self._generation = 0
         self._flood = FloodList()
         self._far: frozenset[int] = frozenset()
         self._mac = bytes(6)
         self._plane: XskPlane | None = None
         self._peer_addresses: dict[int, IPv4Address] = {}
+        self._buckets = buckets_for(settings.sessions_v4), buckets_for(settings.sessions_v6)
+        self._pins = MapPins(settings.pins, Stamp.of(settings, *self._buckets))
+        self.adopted_hosts: list[AdoptedHost] = []
+        self.adopted = False
+        self.rebuilt_because = ""
 
     def __enter__(self) -> Self:
         self.open()
@@ -93,62 +111,91 @@ class Dataplane:
     # ---- life ----
 
     def open(self) -> None:
-        """Loads the programs and fills in what does not change while they run."""
+        """Loads the programs; goes on with the maps of an agent before, or makes new ones."""
         settings = self.settings
         self._link = netlink.link(settings.interface)
         netlink.ensure_bpffs(settings.pins)
-        buckets4, buckets6 = buckets_for(settings.sessions_v4), buckets_for(settings.sessions_v6)
         try:
-            redirect = BpfObject(
-                "redirect", max_entries={"sessions4": buckets4 + 1, "sessions6": buckets6 + 1}
-            )
-            self._objects.append(redirect)
-            self._objects.append(BpfObject("sessions", shared=redirect.maps))
-            self._maps = dict(redirect.maps)
-            self._open_memory(buckets4, buckets6)
-            self._set_services(settings.services)
+            try:
+                with self._pins.found() as found:
+                    self._load(found)
+            except AdoptionError as reason:
+                self._unload()
+                self.rebuilt_because = str(reason)
+                self._load({})
+            if not self.adopted:
+                self._set_services(settings.services)
+                self._pins.keep(self._maps)
         except BaseException:
             self.close()
-            _remove_folder(settings.pins)
+            self._remove_pins()
             raise
 
-    def _open_memory(self, buckets4: int, buckets6: int) -> None:
+    def _load(self, adopted: Mapping[str, BpfMap]) -> None:
+        buckets4, buckets6 = self._buckets
+        redirect = BpfObject(
+            "redirect",
+            max_entries={"sessions4": buckets4 + 1, "sessions6": buckets6 + 1},
+            adopted=adopted,
+        )
+        self._objects.append(redirect)
+        self._objects.append(BpfObject("sessions", shared=redirect.maps))
+        self._maps = dict(redirect.maps)
+        self._open_memory(bool(adopted))
+        flood = self._go_on() if adopted else NO_TEMPLATE
+        self._write_config(flood, self._link.mac)
+        self.adopted = bool(adopted)
+
+    def _open_memory(self, adopt: bool) -> None:
         self.owners = OwnerStates(memory=self._maps["owners"].memory())
-        self.table4 = SessionTable(
-            4, buckets4, self.owners, memory=self._maps["sessions4"].memory()
-        )
-        self.table6 = SessionTable(
-            6, buckets6, self.owners, memory=self._maps["sessions6"].memory()
-        )
+        self.table4 = self._open_table(4, adopt)
+        self.table6 = self._open_table(6, adopt)
         self._templates = memoryview(self._maps["templates"].memory())
+        self._slots = TemplateSlots(self._templates)
         self._config = memoryview(self._maps["config"].memory())
         queues = memoryview(self._maps["queues"].memory())
         self._queues = queues[: QUEUES * QUEUE_BYTES]
         self._heartbeat = self._config[:8].cast("Q")
         self.socket_events = EventRing(self._maps["socket_events"].fd, RING_BYTES)
         self.packet_events = EventRing(self._maps["packet_events"].fd, RING_BYTES)
-        self._write_config(NO_TEMPLATE, self._link.mac)
+
+    def _open_table(self, family: int, adopt: bool) -> SessionTable:
+        memory = self._maps[f"sessions{family}"].memory()
+        buckets = self._buckets[0 if family == 4 else 1]
+        try:
+            return SessionTable(family, buckets, self.owners, memory=memory, adopt=adopt)
+        except OSError as error:
+            if error.errno == errno.EUCLEAN:
+                raise AdoptionError(f"the pinned map sessions{family} is damaged") from None
+            raise
+
+    def _go_on(self) -> int:
+        """Makes adopted maps this agent's own; the flood template goes on and is returned."""
+        owners, peers, own = self.owners, self._maps["peers"], self.settings.host
+        hosts = active_hosts(owners, peers, self._slots, self.settings)
+        flood = flood_template_of(self._config)
+        places = {one.host: one.template for one in hosts} | {FLOOD: flood}
+        self._slots.take_over(
+            {host: place for host, place in places.items() if place not in (None, NO_TEMPLATE)}
+        )
+        for table in (self.table4, self.table6):
+            table.renew(time.monotonic_ns() // NS_PER_MS)
+        forget_others(owners, peers, hosts, own)
+        self._peer_addresses = {one.host: one.address for one in hosts}
+        self.adopted_hosts = hosts
+        return flood
+
+    def _unload(self) -> None:
+        for bpf in reversed(self._objects):
+            bpf.close()
+        self._objects.clear()
 
     def _write_config(self, flood_template: int, mac: bytes) -> None:
-        settings = self.settings
-        rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
-        new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
-        copies = [self._template_of[host] for host in self._far if host in self._template_of]
-        self._config[8 : CONFIG.size] = CONFIG.pack(
-            0,
-            netlink.netns_cookie(),
-            new_ns,
-            seen_ns,
-            int(settings.flood_burst_s * 1e9),
-            settings.address.packed,
-            settings.flood_group.packed,
-            struct.pack("!H", settings.tunnel_port),
-            settings.host,
-            flood_template,
-            mac,
-            len(copies),
-            settings.plane == "xsk",
-        )[8:]
+        places = map(self._slots.get, self._far)
+        copies = [place for place in places if place is not None]
+        cookie = netlink.netns_cookie()
+        packed = pack_config(self.settings, cookie, flood_template, mac, len(copies))
+        self._config[8 : len(packed)] = packed[8:]
         self._mac = mac
         group = None if flood_template == NO_TEMPLATE else flood_template
         self._flood.set(group, copies)
@@ -164,9 +211,7 @@ class Dataplane:
         for link in (self._attached.xdp, self._attached.sockops):
             if link:
                 link.close()
-        for bpf in reversed(self._objects):
-            bpf.close()
-        self._objects.clear()
+        self._unload()
 
     # ---- attaching ----
 
@@ -202,6 +247,8 @@ class Dataplane:
             "native" or "skb".
         """
         mode = self._attach_program()
+        self._pins.put_to_use(self._maps)
+        give_up_queues(self._queues)  # of loops that died with their process
         if self.settings.plane == "xsk":
             self._open_plane(mode)
         return mode
@@ -316,7 +363,13 @@ class Dataplane:
             netlink.detach_ingress_filter(self._link.index, FILTER_NAME)
         if attached.group:
             netlink.leave_group_address(self._link.index, self.settings.flood_group)
-        _remove_folder(self.settings.pins)
+        self._remove_pins()
+
+    def _remove_pins(self) -> None:
+        """But not the maps of a program that goes on, for the next agent to go on with."""
+        if not (self._pins.in_use and (self.settings.pins / "xdp").exists()):
+            self._pins.remove()
+        remove_folder(self.settings.pins)
 
     def abandon(self) -> None:
         """Leaves what is attached at work beyond this process; a later `detach` does nothing.
@@ -336,22 +389,17 @@ class Dataplane:
     def set_flood_template(self, template: HeaderTemplate) -> None:
         """What misses are sent with from now on; its source MAC is this host's, and strays that
         are stripped here get it as destination."""
-        index = self._write_template(template)
-        old = self._template_of.pop(-1, None)
-        self._template_of[-1] = index
-        self._write_config(index, template.header[6:12])
-        self._retire(old)
+        place = self._slots.write(template)
+        self._write_config(place, template.header[6:12])
+        self._slots.put(FLOOD, place)
 
     def set_template(self, host: int, template: HeaderTemplate | None) -> None:
         """Publishes the headers to a host, atomically; None: there is no way to it now."""
-        index = self._write_template(template) if template else None
-        self.owners.set_template(host, index)
-        old = self._template_of.pop(host, None)
-        if index is not None:
-            self._template_of[host] = index
-        self._retire(old)
+        place = self._slots.write(template) if template else None
+        self.owners.set_template(host, place)
+        self._slots.put(host, place)
         if host in self._far:
-            self._write_config(self._template_of.get(-1, NO_TEMPLATE), self._mac)
+            self._write_config(self._flood_place, self._mac)
 
     def set_flood_copies(self, hosts: Iterable[int]) -> None:
         """The hosts that the flood group does not reach: each gets a copy of every flood, from
@@ -359,24 +407,12 @@ class Dataplane:
         far = frozenset(hosts)
         if far != self._far:
             self._far = far
-            self._write_config(self._template_of.get(-1, NO_TEMPLATE), self._mac)
+            self._write_config(self._flood_place, self._mac)
 
-    def _write_template(self, template: HeaderTemplate) -> int:
-        if not self._free_templates:
-            raise HostError("more than 511 hosts in the POP: the template array is full")
-        index = self._free_templates.pop()
-        self._generation += 1
-        packed = template.pack(self._generation & 0xFFFFFFFF)
-        self._templates[index * len(packed) : (index + 1) * len(packed)] = packed
-        return index
-
-    def _retire(self, index: int | None) -> None:
-        """A template that was replaced is written again only many changes later: a program that
-        has just read its index may still copy it."""
-        if index is not None:
-            self._retired.append(index)
-        if len(self._retired) > 256:
-            self._free_templates.insert(0, self._retired.pop(0))
+    @property
+    def _flood_place(self) -> int:
+        place = self._slots.get(FLOOD)
+        return NO_TEMPLATE if place is None else place
 
     def set_peer(self, host: int, address: IPv4Address, cookies: PeerCookies) -> None:
         """Accepts tunnel packets of a host from this outer address."""
@@ -427,7 +463,7 @@ class Dataplane:
         services = {slot: service for service, slot in self.settings.services.items()}
         return Forwarder(
             self.settings.host, self.table4, self.table6, self.owners, self._templates,
-            pack_services(services), self._template_of.get(-1),
+            pack_services(services), self._slots.get(FLOOD),
         )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:
@@ -449,12 +485,3 @@ class Dataplane:
         """Runs the XDP program on one frame, as if it came from the interface."""
         fd = self._objects[0].program_fd("xg_redirect")
         return bpf_object.run_program(fd, frame, ifindex=self._link.index)
-
-
-def _remove_folder(folder: Path) -> None:
-    """Removes this host's pin folder, and the common one above it, if they are empty."""
-    for candidate in (folder, folder.parent):
-        try:
-            candidate.rmdir()
-        except OSError:
-            return

@@ -90,3 +90,39 @@ def buckets_for(sessions: int) -> int:
     """The number of buckets, a power of two, that holds so many sessions at the rated fill."""
     needed = max(1, int(sessions / FILL / ENTRIES_A_BUCKET))
     return 1 << (needed - 1).bit_length()
+
+
+def pack_config(
+    settings: DataplaneSettings, netns_cookie: int, flood_template: int, mac: bytes, copies: int
+) -> bytes:
+    """`struct xg_config`, its heartbeat 0.
+
+    Args:
+        netns_cookie: of the network namespace whose sockets are this host's.
+        flood_template: place in the array of templates, or NO_TEMPLATE.
+        mac: (6,) bytes, this host's.
+        copies: how many hosts the flood group does not reach.
+    """
+    rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
+    new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+    return CONFIG.pack(
+        0,
+        netns_cookie,
+        new_ns,
+        seen_ns,
+        int(settings.flood_burst_s * 1e9),
+        settings.address.packed,
+        settings.flood_group.packed,
+        struct.pack("!H", settings.tunnel_port),
+        settings.host,
+        flood_template,
+        mac,
+        copies,
+        settings.plane == "xsk",
+    )
+
+
+def flood_template_of(config: memoryview) -> int:
+    """The flood template that a `struct xg_config` names, or NO_TEMPLATE."""
+    place: int = CONFIG.unpack_from(config)[9]
+    return place

@@ -37,9 +37,14 @@ ALLOWED = {
     "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink"},
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"session"},
+    "template_slots": {"errors", "templates"},
+    "pins": {
+        "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink",
+        "template_slots",
+    },
     "dataplane": {
-        "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink", "session",
-        "stats", "templates", "xsk", "xsk_plane",
+        "_native", "bpf_object", "dataplane_settings", "forwarder", "netlink", "pins", "session",
+        "stats", "template_slots", "templates", "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
     "incarnation": set(),
@@ -51,7 +56,7 @@ ALLOWED = {
     "agent": {
         "_native", "config", "dataplane", "dataplane_settings", "errors", "gossip",
         "gossip_socket", "incarnation", "interface_watch", "kernel_events",
-        "netlink", "questions", "routing", "session", "stats", "templates",
+        "netlink", "pins", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
     "node_events": {"gossip", "interface_watch"},
@@ -64,7 +69,8 @@ ALLOWED = {
     "cli": {"config", "errors", "node", "popbox", "stats"},
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "explanation", "forwarder", "gossip", "node", "node_events",
+        "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
+        "node_events",
         "session", "stats", "templates", "_native",
     },
 }  # fmt: skip

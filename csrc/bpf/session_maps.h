@@ -95,6 +95,13 @@ struct {
 	__type(value, struct xg_queue);
 } queues SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xg_stamp);
+} stamp SEC(".maps");
+
 struct found {
 	__u64 hash;
 	__u64 meta;	/* of a valid entry, or 0 */

@@ -18,6 +18,8 @@
 #define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */
 #define XG_COOKIES 2		/* of the present and of the previous key */
 
+#define XG_STAMP_MAGIC 0x585453504d415453ull	/* "STAMPSTX" in memory */
+
 #define XG_QUEUES 128		/* RX queues that may have a loop; the others' strays stay in XDP */
 #define XG_QUEUE_COUNTERS 48	/* room for XG_COUNTERS, so that a queue is whole cache lines */
 
@@ -74,6 +76,19 @@ struct xg_peer {
 	__u64 reply_cookie;			/* from this host to the peer */
 };
 
+/* Says what lies in the pinned maps, so that a later agent knows whether it may go on with them.
+ * Written by the agent, read by no program. All 0: these maps were never at work. */
+struct xg_stamp {
+	__u64 magic;		/* XG_STAMP_MAGIC */
+	__u64 layout;		/* digest of the headers, at build time */
+	__u64 services;		/* digest of the services and their slots */
+	__u32 buckets4;
+	__u32 buckets6;
+	__u16 host;
+	__u16 reserved[3];
+};
+
+_Static_assert(sizeof(struct xg_stamp) == 40, "shared with the loader");
 _Static_assert(sizeof(struct xg_config) == 64, "shared with the loader");
 _Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");

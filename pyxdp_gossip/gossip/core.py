@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,15 @@ from pyxdp_gossip.gossip.events import (
 )
 from pyxdp_gossip.gossip.join import Join
 from pyxdp_gossip.gossip.membership import STALLED_AFTER, Member, Roster
-from pyxdp_gossip.gossip.messages import Duplicate, Heartbeat, Hello, HostState, Leaving, Message
+from pyxdp_gossip.gossip.messages import (
+    Duplicate,
+    Heartbeat,
+    Hello,
+    HostState,
+    Leaving,
+    MemberEntry,
+    Message,
+)
 from pyxdp_gossip.gossip.outbox import Destination, Outbox
 from pyxdp_gossip.gossip.own_log import OwnLog
 from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
@@ -76,6 +84,7 @@ class GossipCore:
         timing: a preset of the configuration.
         wall_offset: ns to add to `now` for wall time.
         now: the time of the start.
+        adopted: hosts whose entries the tables have of an agent before; `incarnation` 0.
     """
 
     def __init__(
@@ -89,6 +98,7 @@ class GossipCore:
         timing: Timing,
         wall_offset: int,
         now: int,
+        adopted: Iterable[MemberEntry] = (),
     ) -> None:
         self._local = local
         self._envelope = envelope
@@ -131,6 +141,8 @@ class GossipCore:
             emit=emit,
             heartbeat=self._beat,
         )
+        for entry in adopted:
+            self._roster.hearsay(entry, now)
 
     # ---- the six verbs ----
 

@@ -258,6 +258,51 @@ static void test_adopt(int family)
 	free(memory);
 }
 
+/* What a new agent makes of an adopted table: nothing of it is lost but marks and void entries,
+ * and the previous epoch is free again. */
+static void test_renew(int family)
+{
+	size_t len = xg_session_table_bytes(family, 64);
+	void *memory = aligned_alloc(64, len);
+	struct xg_session_table *t;
+	struct xg_session_cold cold;
+	struct key key;
+	__u64 meta;
+
+	assert(xg_session_table_create(&t, family, 64, memory, len, owners, hash_key) == 0);
+	assert(put(t, 1, 5, 0, 0) == 0);	/* of the previous epoch by then */
+	assert(put(t, 2, 6, 0, 0) == 0);	/* void by then */
+	owners[5].epoch++;
+	owners[5].flags |= XG_OWNER_PREVIOUS;
+	owners[6].epoch++;
+	assert(put(t, 3, 5, XG_META_LINGER, 0) == 0);
+	assert(put(t, 4, XG_HOST_UNOWNED, 0, 0) == 0);
+	xg_session_table_destroy(t);
+	assert(xg_session_table_create(&t, family, 64, memory, len, owners, NULL) == 0);
+	assert(xg_session_table_used(t) == 3);
+	xg_session_table_renew(t, 70000);
+	assert(xg_session_table_used(t) == 2);
+	owners[5].flags &= (__u8)~XG_OWNER_PREVIOUS;
+	for (__u64 number = 1; number <= 4; number++) {
+		key = key_of(family, number);
+		if (number % 2 == 0) {
+			assert(xg_session_table_get(t, key.words, &meta, &cold) == -ENOENT);
+			continue;
+		}
+		assert(xg_session_table_get(t, key.words, &meta, &cold) == 0);
+		assert(xg_session_table_is_current(t, meta) && xg_meta_owner(meta) == 5);
+		assert(cold.opened_at == 0 && cold.position == 0 && cold.changed_at_ms == 70000);
+		assert(!!(xg_meta_flags(meta) & XG_META_LINGER) == (number == 3));
+	}
+	assert(xg_session_table_sweep(t, 0, 64, 70500, 1000, 1000) == 0);
+	assert(xg_session_table_used(t) == 2);
+	assert(xg_session_table_sweep(t, 0, 64, 71000, 1000, 1000) == 0);
+	assert(xg_session_table_used(t) == 1);
+	owners[5].epoch = owners[6].epoch = 0;
+	xg_session_table_destroy(t);
+	free(memory);
+}
+
 int main(void)
 {
 	for (int host = 1; host < 10; host++)
@@ -273,6 +318,7 @@ int main(void)
 		test_fill_to_the_brim(family);
 		test_next_of_owner(family);
 		test_adopt(family);
+		test_renew(family);
 	}
 	puts("ok");
 	return 0;

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,10 +183,7 @@ class AgentHost:
             process.wait()
             if process.stderr:
                 process.stderr.close()
-        if self.pins.exists():
-            for pin in self.pins.iterdir():
-                pin.unlink()
-            self.pins.rmdir()
+        shutil.rmtree(self.pins, ignore_errors=True)
         if self.pins.parent.exists():
             self.pins.parent.rmdir()
         self.cgroup.rmdir()
