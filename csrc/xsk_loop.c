@@ -42,7 +42,9 @@ struct xg_xsk_loop {
 	uint64_t base;		/* `redirected` when the loop began */
 	uint64_t filled;	/* frames given to the fill ring, in all */
 	uint64_t received;
-	uint64_t lost;		/* handed over, but dropped by the kernel: no frame was used */
+	uint64_t lost;		/* handed over, but never came: no frame was used */
+	uint64_t dropped;	/* of them, by the kernel's count */
+	uint64_t seen_redirected;	/* when the loop last looked for what never came */
 	uint64_t sent;
 	uint64_t completed;
 	uint64_t refused;	/* of the kernel's count of invalid TX descriptors, seen so far */
@@ -373,24 +375,45 @@ uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 
 /* ---- the thread ---- */
 
+static void count_lost(struct xg_xsk_loop *loop, uint64_t count)
+{
+	if (!count)
+		return;
+	loop->lost += count;
+	loop->queue->counters[XG_COUNT_loop_lost] += count;
+	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
+	publish_credit(loop);
+}
+
+/* What neither came nor was counted by the kernel (a driver's refusal, a test run of the program)
+ * would look like a loop that takes nothing, for ever. Nothing is on its way any more if nothing
+ * was handed over since the last look. */
+static void look_for_vanished(struct xg_xsk_loop *loop)
+{
+	uint64_t handed = redirected(loop);
+	uint64_t before = loop->seen_redirected;
+
+	loop->seen_redirected = handed;
+	if (handed == before && !xsk_cons_nb_avail(loop->rings.rx, 1))
+		count_lost(loop, handed - consumed(loop));
+}
+
 void xg_xsk_loop_account(struct xg_xsk_loop *loop)
 {
 	struct xdp_statistics statistics = { 0 };
 	socklen_t len = sizeof(statistics);
 	uint64_t dropped;
 
-	if (loop->rings.fd < 0 ||
-	    getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len))
-		return;
-	dropped = statistics.rx_dropped + statistics.rx_ring_full;
-	if (dropped != loop->lost) {
-		loop->queue->counters[XG_COUNT_loop_lost] += dropped - loop->lost;
-		loop->lost = dropped;
-		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
-		publish_credit(loop);
+	if (loop->rings.fd >= 0 &&
+	    !getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len)) {
+		dropped = statistics.rx_dropped + statistics.rx_ring_full;
+		count_lost(loop, dropped - loop->dropped);
+		loop->dropped = dropped;
+		loop->queue->counters[XG_COUNT_tx_refused] +=
+			statistics.tx_invalid_descs - loop->refused;
+		loop->refused = statistics.tx_invalid_descs;
 	}
-	loop->queue->counters[XG_COUNT_tx_refused] += statistics.tx_invalid_descs - loop->refused;
-	loop->refused = statistics.tx_invalid_descs;
+	look_for_vanished(loop);
 }
 
 /* After seconds in which this thread did not run: what waits is old, and was sent again since. */

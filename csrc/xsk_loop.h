@@ -82,7 +82,8 @@ void xg_xsk_loop_shut(struct xg_xsk_loop *loop);
 /* (any thread) Makes run() finish and return. */
 void xg_xsk_loop_stop(struct xg_xsk_loop *loop);
 
-/* Counts as lost what the kernel said it dropped; in run() ten times a second. */
+/* Counts as lost what the kernel said it dropped, and what has not come since the last call though
+ * nothing was handed over meanwhile; in run() at most ten times a second. */
 void xg_xsk_loop_account(struct xg_xsk_loop *loop);
 
 /* (the loop's thread, or none) 0; -EUCLEAN: the counts do not add up, or the rings disagree. */

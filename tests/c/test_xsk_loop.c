@@ -246,6 +246,39 @@ static void test_a_loop_that_cannot_send_lets_the_credit_end(void)
 	destroy(&forwarder);
 }
 
+/* A test run of the XDP program, or a driver's refusal: handed over, and never seen again. */
+static void test_what_vanishes_on_its_way_is_counted_as_lost(void)
+{
+	struct xg_forwarder forwarder = make();
+	struct kernel *k = make_kernel();
+	struct xg_xsk_loop *loop = make_loop(k, &forwarder, 0);
+	struct shape s = tcp(4, OWNER_2, ACK);
+	uint8_t bytes[FRAME_MAX];
+	uint32_t len = build(&s, bytes);
+	uint64_t credit = k->queue.credit;
+
+	k->queue.redirected++;
+	xg_xsk_loop_turn(loop);
+	xg_xsk_loop_account(loop);
+	assert(k->queue.consumed == 0);	/* it may still be on its way */
+	hand_over(k, bytes, len);
+	xg_xsk_loop_account(loop);
+	assert(k->queue.consumed == 0 && k->queue.counters[XG_COUNT_loop_lost] == 0);
+	xg_xsk_loop_account(loop);	/* one waits in the ring: not yet */
+	assert(k->queue.counters[XG_COUNT_loop_lost] == 0);
+	xg_xsk_loop_turn(loop);
+	xg_xsk_loop_account(loop);
+	assert(k->queue.counters[XG_COUNT_loop_lost] == 1);
+	assert(k->queue.consumed == k->queue.redirected);
+	xg_xsk_loop_turn(loop);
+	assert(k->queue.credit == credit + 2);
+	assert_frames_add_up(loop);
+	xg_xsk_loop_destroy(loop);
+	free(k->umem);
+	free(k);
+	destroy(&forwarder);
+}
+
 /* Without a group the first of the list gets the frame itself, and each the mark of a flood. */
 static void test_each_host_of_the_flood_list_gets_one_copy(uint32_t group)
 {
@@ -314,6 +347,7 @@ int main(void)
 	test_a_loop_that_cannot_send_lets_the_credit_end();
 	test_each_host_of_the_flood_list_gets_one_copy(FLOOD);
 	test_each_host_of_the_flood_list_gets_one_copy(XG_NO_TEMPLATE);
+	test_what_vanishes_on_its_way_is_counted_as_lost();
 	test_rings_that_cannot_work_are_refused();
 	puts("ok");
 	return 0;

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyxdp_gossip.stats import ENDINGS
+from tests.box.traffic import wait_for
 from tests.golden import Golden, encapsulated, plain_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import OWN_MAC, PEER, ROUTES
@@ -118,3 +119,12 @@ def test_with_hosts_beyond_the_group_the_loop_floods_and_copies(link: Link) -> N
             assert (risen["handed_over"], risen["flood_copies"]) == (1, 1)
     finally:
         link.host.namespace.run(link.host.plane.set_flood_copies, [])
+
+
+def test_a_frame_that_vanishes_on_its_way_to_the_loop_stops_nothing(link: Link) -> None:
+    link.host.set_agent(True)
+    stray = next(row for row in ROWS if row.ending == "stray_forwarded")
+    before = link.host.plane.statistics().loop_lost
+    link.host.run_unchecked([stray.frame])  # a test run: handed over, and never received
+    wait_for("it counts as lost", lambda: link.host.plane.statistics().loop_lost == before + 1)
+    assert link.check(stray).get("handed_over") == 1

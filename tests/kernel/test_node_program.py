@@ -295,6 +295,9 @@ def agreed(node: Node, frame: bytes) -> Explanation:
     """The explanation, which the XDP program in the kernel must share."""
     found = node.explain(frame)
     run = node._call(lambda agent: agent.dataplane.test_run(frame))
+    if run.action == "redirect":  # the loop writes the headers, not the program
+        assert found.action == "tx"
+        return found
     assert run.action == found.action
     if found.action != "drop":
         assert run.frame == found.output
