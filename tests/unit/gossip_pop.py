@@ -19,6 +19,7 @@ from pyxdp_gossip.gossip.events import (
     SocketEvents,
     Synced,
 )
+from pyxdp_gossip.gossip.messages import MemberEntry
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.session import Service
@@ -45,6 +46,7 @@ class Host:
     core: GossipCore
     owners: OwnerStates
     table: SessionTable
+    memory: bytearray  # of the table
     address: str
     running: bool = True  # the agent is run
     up: bool = True  # the host answers probes
@@ -84,12 +86,15 @@ class Pop:
         services: dict[int, Service] | None = None,
         wall: int = WALL,
         keys: tuple[Key, ...] = KEYS,
+        adopted: Host | None = None,
     ) -> Host:
-        """A new start of an agent, with empty tables."""
+        """A new start of an agent, with empty tables, or with those of the one before."""
         name = name or f"10.8.0.{host}"
         self._starts += 1
-        owners = OwnerStates()
-        table = SessionTable(4, BUCKETS, owners)
+        owners = adopted.owners if adopted else OwnerStates()
+        memory = adopted.memory if adopted else bytearray(SessionTable.required_bytes(4, BUCKETS))
+        table = SessionTable(4, BUCKETS, owners, memory=memory, adopt=adopted is not None)
+        entries = self._go_on(host, owners, table) if adopted else []
         table6 = SessionTable(6, 2, owners)
         owners.activate(host)
         core = GossipCore(
@@ -101,9 +106,21 @@ class Pop:
             timing=Timing(),
             wall_offset=wall,
             now=self.now,
+            adopted=entries,
         )
-        self.hosts[name] = Host(core, owners, table, name)
+        self.hosts[name] = Host(core, owners, table, memory, name)
         return self.hosts[name]
+
+    def _go_on(self, host: int, owners: OwnerStates, table: SessionTable) -> list[MemberEntry]:
+        """What the data path does at an adoption."""
+        table.renew(self.now // MS)
+        active = [one for one in range(100) if owners.is_active(one)]
+        for one in active:
+            owners.drop_previous(one)
+        owners.void(host)
+        return [
+            MemberEntry(one, 6080, 0, ip_address(f"10.8.0.{one}")) for one in active if one != host
+        ]
 
     def start_all(self, *ids: int) -> list[Host]:
         hosts = [self.start(host) for host in ids]
