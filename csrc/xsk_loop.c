@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * The AF_XDP loop of one RX queue: RX burst, forward, TX, completion, fill. One thread.
+ * The AF_XDP loop of one RX queue, a turn of it: RX burst, forward, TX, completion, fill.
  */
-#include "xsk_loop.h"
-
 #include <errno.h>
-#include <poll.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <xdp/xsk.h>
+
+#include "xsk_loop_state.h"
 
 #ifndef SOL_XDP
 #define SOL_XDP 283
@@ -22,75 +19,8 @@
 #define XDP_MAX_TX_SKB_BUDGET 9
 #endif
 
-#define NS_PER_MS 1000000ull
 #define RX_HEADROOM 256u	/* XDP_PACKET_HEADROOM: what the kernel leaves free in front */
-#define IDLE_MS 1000		/* then it looks at the socket's drops, if nothing wakes it */
-#define PENDING_MS 1		/* the kernel had no room to send: soon again */
-#define DOWN_MS 100		/* the interface is down: it takes its time */
-#define ACCOUNT_NS (100 * NS_PER_MS)
 #define KICKS_A_TURN 8		/* in copy mode the kernel sends 32 frames a call before 6.17 */
-/* Twice the longest wait: what lies in the ring after such a gap came while we were stopped. */
-#define STALE_NS (2 * IDLE_MS * NS_PER_MS)
-
-struct xg_xsk_loop {
-	struct xg_loop_rings rings;
-	struct xg_forwarder forwarder;
-	struct xg_queue *queue;
-	uint64_t *free;		/* stack of frames' addresses */
-	uint32_t free_count;
-	uint32_t receive_max;	/* frames with the kernel for receiving, at most */
-	uint64_t base;		/* `redirected` when the loop began */
-	uint64_t filled;	/* frames given to the fill ring, in all */
-	uint64_t received;
-	uint64_t lost;		/* handed over, but never came: no frame was used */
-	uint64_t dropped;	/* of them, by the kernel's count */
-	uint64_t seen_redirected;	/* when the loop last looked for what never came */
-	uint64_t sent;
-	uint64_t completed;
-	uint64_t refused;	/* of the kernel's count of invalid TX descriptors, seen so far */
-	uint64_t looked_at_ns;
-	uint64_t accounted_at_ns;
-	int stop_fd;
-	bool kick_pending;
-	bool is_down;
-	bool is_dead;		/* the device is gone: the rings lead nowhere */
-	bool is_shut;		/* atomic */
-	bool is_stopping;	/* atomic */
-};
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
-
-/* The XDP program reads these on another core. Release: what they promise is in the rings. */
-static void publish(uint64_t *place, uint64_t value)
-{
-	__atomic_store_n(place, value, __ATOMIC_RELEASE);
-}
-
-static uint64_t redirected(const struct xg_xsk_loop *loop)
-{
-	return __atomic_load_n(&loop->queue->redirected, __ATOMIC_ACQUIRE);
-}
-
-static uint64_t consumed(const struct xg_xsk_loop *loop)
-{
-	return loop->base + loop->received + loop->lost;
-}
-
-static uint64_t chunk_of(const struct xg_xsk_loop *loop, uint64_t address)
-{
-	return address & ~((uint64_t)loop->rings.frame_size - 1);
-}
-
-static void put_free(struct xg_xsk_loop *loop, uint64_t address)
-{
-	loop->free[loop->free_count++] = chunk_of(loop, address);
-}
 
 /* ---- life ---- */
 
@@ -193,7 +123,7 @@ static void reap(struct xg_xsk_loop *loop)
 	loop->completed += count;
 }
 
-static void publish_credit(struct xg_xsk_loop *loop)
+void xg_loop_publish_credit(struct xg_xsk_loop *loop)
 {
 	uint64_t frames = loop->base + loop->filled + loop->lost - loop->rings.driver_frames;
 
@@ -218,14 +148,13 @@ void xg_xsk_loop_refill(struct xg_xsk_loop *loop)
 			*xsk_ring_prod__fill_addr(fill, index + i) = loop->free[--loop->free_count];
 		xsk_ring_prod__submit(fill, count);
 		loop->filled += count;
-		publish_credit(loop);
+		xg_loop_publish_credit(loop);
 	}
 	if (loop->rings.fd >= 0 && xsk_ring_prod__needs_wakeup(fill))
 		recvfrom(loop->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 }
 
-/* The kernel takes what lies on the TX ring; what it does not take now stays pending. */
-static void kick(struct xg_xsk_loop *loop)
+void xg_loop_kick(struct xg_xsk_loop *loop)
 {
 	struct xsk_ring_prod *tx = loop->rings.tx;
 	uint32_t before;
@@ -369,137 +298,8 @@ uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	}
 	if (sent || loop->kick_pending)
-		kick(loop);
+		xg_loop_kick(loop);
 	return count;
-}
-
-/* ---- the thread ---- */
-
-static void count_lost(struct xg_xsk_loop *loop, uint64_t count)
-{
-	if (!count)
-		return;
-	loop->lost += count;
-	loop->queue->counters[XG_COUNT_loop_lost] += count;
-	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
-	publish_credit(loop);
-}
-
-/* What neither came nor was counted by the kernel (a driver's refusal, a test run of the program)
- * would look like a loop that takes nothing, for ever. Nothing is on its way any more if nothing
- * was handed over since the last look. */
-static void look_for_vanished(struct xg_xsk_loop *loop)
-{
-	uint64_t handed = redirected(loop);
-	uint64_t before = loop->seen_redirected;
-
-	loop->seen_redirected = handed;
-	if (handed == before && !xsk_cons_nb_avail(loop->rings.rx, 1))
-		count_lost(loop, handed - consumed(loop));
-}
-
-void xg_xsk_loop_account(struct xg_xsk_loop *loop)
-{
-	struct xdp_statistics statistics = { 0 };
-	socklen_t len = sizeof(statistics);
-	uint64_t dropped;
-
-	if (loop->rings.fd >= 0 &&
-	    !getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len)) {
-		dropped = statistics.rx_dropped + statistics.rx_ring_full;
-		count_lost(loop, dropped - loop->dropped);
-		loop->dropped = dropped;
-		loop->queue->counters[XG_COUNT_tx_refused] +=
-			statistics.tx_invalid_descs - loop->refused;
-		loop->refused = statistics.tx_invalid_descs;
-	}
-	look_for_vanished(loop);
-}
-
-/* After seconds in which this thread did not run: what waits is old, and was sent again since. */
-static void drop_stale(struct xg_xsk_loop *loop)
-{
-	struct xsk_ring_cons *rx = loop->rings.rx;
-	uint32_t index = 0;
-	uint32_t count = xsk_ring_cons__peek(rx, rx->size, &index);
-
-	for (uint32_t i = 0; i < count; i++)
-		put_free(loop, xsk_ring_cons__rx_desc(rx, index + i)->addr);
-	if (count)
-		xsk_ring_cons__release(rx, count);
-	loop->received += count;
-	loop->queue->counters[XG_COUNT_loop_stale] += count;
-	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
-}
-
-static int timeout_ms(const struct xg_xsk_loop *loop)
-{
-	if (loop->is_down)
-		return DOWN_MS;
-	return loop->kick_pending ? PENDING_MS : IDLE_MS;
-}
-
-/* Sleeps until a frame, the stop, or a reason to look again. Asks for POLLIN only while frames
- * could be taken: with a full TX ring it would come back at once, for nothing. */
-static int wait(struct xg_xsk_loop *loop)
-{
-	short events = xsk_prod_nb_free(loop->rings.tx, 1) ? POLLIN : POLLOUT;
-	struct pollfd fds[2] = {
-		{ .fd = loop->stop_fd, .events = POLLIN },
-		{ .fd = loop->is_dead ? -1 : loop->rings.fd, .events = events },
-	};
-
-	if (poll(fds, 2, timeout_ms(loop)) < 0 && errno != EINTR)
-		return -errno;
-	if (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL))
-		loop->is_dead = true;
-	return 0;
-}
-
-/* What was handed over is still sent; then the rest, if any, is lost. */
-static void finish(struct xg_xsk_loop *loop)
-{
-	uint64_t deadline = now_ns() + XG_LOOP_DRAIN_MS * NS_PER_MS;
-	const struct timespec pause = { .tv_nsec = 100000 };
-
-	while (now_ns() < deadline && !loop->is_dead) {
-		uint32_t count = xg_xsk_loop_turn(loop);
-
-		xg_xsk_loop_account(loop);
-		if (redirected(loop) == consumed(loop) && loop->sent == loop->completed)
-			break;
-		if (!count)
-			nanosleep(&pause, NULL);
-		if (loop->sent != loop->completed)
-			kick(loop);
-	}
-	loop->queue->counters[XG_COUNT_loop_lost] += redirected(loop) - consumed(loop);
-	publish((uint64_t *)&loop->queue->consumed, redirected(loop));
-}
-
-int xg_xsk_loop_run(struct xg_xsk_loop *loop)
-{
-	int rc = 0;
-
-	loop->looked_at_ns = now_ns();
-	while (!rc && !__atomic_load_n(&loop->is_stopping, __ATOMIC_SEQ_CST)) {
-		uint64_t now = now_ns();
-		uint32_t count;
-
-		if (now - loop->looked_at_ns > STALE_NS)
-			drop_stale(loop);
-		loop->looked_at_ns = now;
-		if (now - loop->accounted_at_ns > ACCOUNT_NS) {
-			loop->accounted_at_ns = now;
-			xg_xsk_loop_account(loop);
-		}
-		count = xg_xsk_loop_turn(loop);
-		if (!count)
-			rc = wait(loop);
-	}
-	xg_xsk_loop_shut(loop);
-	finish(loop);
-	return rc;
 }
 
 int xg_xsk_loop_frames(const struct xg_xsk_loop *loop, struct xg_loop_frames *frames)

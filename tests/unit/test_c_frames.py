@@ -10,7 +10,7 @@ PROGRAMS = {
     "test_template": (),
     "test_forward": (*TABLE, "forward.c"),
     "test_forward_mutated": (*TABLE, "forward.c"),
-    "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c"),
+    "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),
     "test_reconcile": (*TABLE, "reconcile.c"),
     "test_event_ring": ("event_ring.c",),
