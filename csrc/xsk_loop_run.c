@@ -22,12 +22,13 @@
 /* Twice the longest wait: what lies in the ring after such a gap came while we were stopped. */
 #define STALE_NS (2 * IDLE_MS * NS_PER_MS)
 
-static void count_lost(struct xg_xsk_loop *loop, uint64_t count)
+/* Negative: what was thought to be lost came after all. */
+static void count_lost(struct xg_xsk_loop *loop, int64_t count)
 {
 	if (!count)
 		return;
-	loop->lost += count;
-	loop->queue->counters[XG_COUNT_loop_lost] += count;
+	loop->lost += (uint64_t)count;
+	loop->queue->counters[XG_COUNT_loop_lost] += (uint64_t)count;
 	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	xg_loop_publish_credit(loop);
 }
@@ -42,24 +43,29 @@ static void look_for_vanished(struct xg_xsk_loop *loop)
 
 	loop->seen_redirected = handed;
 	if (handed == before && !xsk_cons_nb_avail(loop->rings.rx, 1))
-		count_lost(loop, handed - consumed(loop));
+		count_lost(loop, (int64_t)(handed - consumed(loop)));
 }
 
-void xg_xsk_loop_account(struct xg_xsk_loop *loop)
+/* What the kernel says that it dropped. */
+static void read_statistics(struct xg_xsk_loop *loop)
 {
 	struct xdp_statistics statistics = { 0 };
 	socklen_t len = sizeof(statistics);
 	uint64_t dropped;
 
-	if (loop->rings.fd >= 0 &&
-	    !getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len)) {
-		dropped = statistics.rx_dropped + statistics.rx_ring_full;
-		count_lost(loop, dropped - loop->dropped);
-		loop->dropped = dropped;
-		loop->queue->counters[XG_COUNT_tx_refused] +=
-			statistics.tx_invalid_descs - loop->refused;
-		loop->refused = statistics.tx_invalid_descs;
-	}
+	if (loop->rings.fd < 0 ||
+	    getsockopt(loop->rings.fd, SOL_XDP, XDP_STATISTICS, &statistics, &len))
+		return;
+	dropped = statistics.rx_dropped + statistics.rx_ring_full;
+	count_lost(loop, (int64_t)(dropped - loop->dropped));
+	loop->dropped = dropped;
+	loop->queue->counters[XG_COUNT_tx_refused] += statistics.tx_invalid_descs - loop->refused;
+	loop->refused = statistics.tx_invalid_descs;
+}
+
+void xg_xsk_loop_account(struct xg_xsk_loop *loop)
+{
+	read_statistics(loop);
 	look_for_vanished(loop);
 }
 
@@ -112,7 +118,7 @@ static void finish(struct xg_xsk_loop *loop)
 	while (now_ns() < deadline && !loop->is_dead) {
 		uint32_t count = xg_xsk_loop_turn(loop);
 
-		xg_xsk_loop_account(loop);
+		read_statistics(loop);
 		if (redirected(loop) == consumed(loop) && loop->sent == loop->completed)
 			break;
 		if (!count)
@@ -120,8 +126,7 @@ static void finish(struct xg_xsk_loop *loop)
 		if (loop->sent != loop->completed)
 			xg_loop_kick(loop);
 	}
-	loop->queue->counters[XG_COUNT_loop_lost] += redirected(loop) - consumed(loop);
-	publish((uint64_t *)&loop->queue->consumed, redirected(loop));
+	count_lost(loop, (int64_t)(redirected(loop) - consumed(loop)));
 }
 
 int xg_xsk_loop_run(struct xg_xsk_loop *loop)

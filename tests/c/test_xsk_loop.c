@@ -272,6 +272,13 @@ static void test_what_vanishes_on_its_way_is_counted_as_lost(void)
 	assert(k->queue.consumed == k->queue.redirected);
 	xg_xsk_loop_turn(loop);
 	assert(k->queue.credit == credit + 2);
+	k->queue.redirected--;	/* as if it came after all */
+	xg_xsk_loop_account(loop);
+	xg_xsk_loop_account(loop);
+	assert(k->queue.counters[XG_COUNT_loop_lost] == 0);
+	assert(k->queue.consumed == k->queue.redirected);
+	xg_xsk_loop_turn(loop);
+	assert(k->queue.credit == credit + 1);
 	assert_frames_add_up(loop);
 	xg_xsk_loop_destroy(loop);
 	free(k->umem);
