@@ -37,7 +37,7 @@ def program_id(box: Box, host: int, pin: str = "xdp") -> int:
 
 
 class HostMaps:
-    """The maps of the program that is attached on a host now; a restarted agent may have new ones."""
+    """The maps of the program that is attached on a host now; a new agent may have others."""
 
     def __init__(self, box: Box, host: int) -> None:
         argv = ["bpftool", "-j", "prog", "show", "id", str(program_id(box, host))]
