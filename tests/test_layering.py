@@ -34,7 +34,10 @@ ALLOWED = {
         "ingress_filter", "interfaces", "kernel_mounts",
     },
     "bpf_object": {"_libxdp", "errors"},
-    "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink"},
+    "_rings": set(),
+    "umem": {"_libxdp", "_rings", "bpf_object", "errors"},
+    "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink", "umem", "xsk_types"},
+    "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"session"},
     "dataplane": {
@@ -63,7 +66,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {
         "config", "errors", "explanation", "forwarder", "gossip", "node", "node_events",
-        "session", "stats", "templates", "_native",
+        "session", "stats", "templates", "xsk", "_native",
     },
 }  # fmt: skip
 
