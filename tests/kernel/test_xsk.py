@@ -142,6 +142,21 @@ def test_two_queues_share_a_umem_and_each_has_rings_of_its_own(pair: Pair, mode:
             pair.far.run(lambda: XskSocket(far.umem, FAR, 0, mode=mode))
 
 
+def test_the_first_sockets_frames_reach_the_stack_once_it_is_closed(pair: Pair) -> None:
+    """The kernel keeps it bound for the Umem's other socket: only the map lets its frames go."""
+    with (
+        end(pair.near, NEAR, mode="copy") as near,
+        end(pair.far, FAR, mode="copy") as far,
+        pair.far.run(lambda: XskSocket(far.umem, FAR, 1)),
+    ):
+        send(near.socket, near.umem, [payload(1)], upper(near)[:1])
+        assert len(receive(far.socket, far.umem, 1)) == 1
+        before = passed(pair.far)
+        far.socket.close()
+        send(near.socket, near.umem, [payload(2)], upper(near)[:1])
+        until(lambda: passed(pair.far) == before + 1)
+
+
 def vars_of(socket: XskSocket) -> set[int]:
     at = socket.addresses
     return {at.rx, at.tx, at.fill, at.completion}
@@ -332,6 +347,8 @@ def test_what_was_not_reserved_written_or_peeked_is_refused(pair: Pair) -> None:
         with pytest.raises(ValueError, match=r"0\.\.2"):
             completion.release(3)
         completion.release(2)
+        with pytest.raises(ValueError, match=r"0\.\.0"):
+            completion.release(1)
 
 
 @pytest.mark.parametrize(
