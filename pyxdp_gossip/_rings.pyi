@@ -13,13 +13,13 @@ Source: Documentation/networking/af_xdp.rst of the kernel.
 
 from collections.abc import Sequence
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 FORKED: str
 """What every call says in a process that was forked off."""
 
+@disjoint_base
 class _Producer:
-    def __init__(self, address: int, umem_bytes: int, frame_size: int) -> None: ...
     def detach(self, forked: bool = False) -> None:
         """Forget the ring: its memory goes, or belongs to the process this one was forked from."""
 
@@ -55,6 +55,7 @@ class _Producer:
 class FillRing(_Producer):
     """Frames given to the kernel to receive into."""
 
+    def __init__(self, address: int, umem_bytes: int, frame_size: int) -> None: ...
     def write(self, addresses: Sequence[int] | Buffer) -> None:
         """Write the next reserved entries.
 
@@ -70,6 +71,7 @@ class FillRing(_Producer):
 class TxRing(_Producer):
     """Frames given to the kernel to send."""
 
+    def __init__(self, address: int, umem_bytes: int, frame_size: int) -> None: ...
     def write(self, descriptors: Sequence[tuple[int, int]] | Buffer) -> None:
         """Write the next reserved entries.
 
@@ -82,8 +84,8 @@ class TxRing(_Producer):
             ValueError: more than reserved, or a bad descriptor; nothing is written.
         """
 
+@disjoint_base
 class _Consumer:
-    def __init__(self, address: int) -> None: ...
     def detach(self, forked: bool = False) -> None:
         """Forget the ring: its memory goes, or belongs to the process this one was forked from."""
 
@@ -105,6 +107,7 @@ class _Consumer:
 class RxRing(_Consumer):
     """Frames that the kernel received."""
 
+    def __init__(self, address: int) -> None: ...
     def peek(self, count: int) -> list[tuple[int, int]]:
         """At most `count` frames, oldest first; each once.
 
@@ -129,6 +132,7 @@ class RxRing(_Consumer):
 class CompletionRing(_Consumer):
     """Frames that the kernel has sent."""
 
+    def __init__(self, address: int) -> None: ...
     def peek(self, count: int) -> list[int]:
         """At most `count` addresses as they were submitted, each once."""
 
