@@ -13,7 +13,7 @@ DEBIAN_TEST := libclang-rt-14-dev
 DEBIAN_BENCH := dpdk-dev librte-net-af-xdp23 librte-mempool-ring23 wrk
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
-	$(wildcard pyxdp_gossip/_native*.p*) pyxdp_gossip/_libxdp_build.py \
+	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
 .PHONY: help setup demo test test-full lint stubs docs bench bench-setup clean
@@ -88,4 +88,4 @@ docs: setup
 
 clean:
 	rm -rf build bench/build $(VENV) *.egg-info pyxdp_gossip/*.so pyxdp_gossip/bpf/*.o \
-		pyxdp_gossip/_native.c pyxdp_gossip/_libxdp.c
+		pyxdp_gossip/_native.c pyxdp_gossip/_rings.c pyxdp_gossip/_libxdp.c

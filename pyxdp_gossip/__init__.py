@@ -26,6 +26,7 @@ from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
 from pyxdp_gossip.templates import HeaderTemplate, TemplateOffsets
+from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket, XskStatistics
 
 __all__ = [
     "Config",
@@ -57,7 +58,11 @@ __all__ = [
     "Step",
     "Synced",
     "TemplateOffsets",
+    "Umem",
     "UnknownService",
+    "XskProgram",
+    "XskSocket",
+    "XskStatistics",
     "explain",
     "session_key",
 ]

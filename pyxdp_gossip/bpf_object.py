@@ -39,18 +39,23 @@ HINTS: Final[Mapping[int, str]] = {
 }
 
 
-def system_error(what: str, code: int) -> HostError:
-    """One line for the operator: what failed, the kernel's word for it, and what to do."""
-    hint = HINTS.get(code)
+def system_error(what: str, code: int, hints: Mapping[int, str] = HINTS) -> HostError:
+    """One line for the operator: what failed, the kernel's word for it, and what to do.
+
+    Args:
+        code: errno, positive.
+        hints: what an errno means here; others extend HINTS with their own words.
+    """
+    hint = hints.get(code)
     said = ffi.string(lib.xg_last_message()).decode(errors="replace").strip().splitlines()
     detail = hint or (said[-1] if said else "")
     return HostError(f"{what}: {os.strerror(code)}" + (f" ({detail})" if detail else ""))
 
 
-def checked(what: str, rc: int) -> int:
+def checked(what: str, rc: int, hints: Mapping[int, str] = HINTS) -> int:
     """Returns rc, or raises HostError if it is negative: libbpf's -errno."""
     if rc < 0:
-        raise system_error(what, -rc if rc != -1 else ffi.errno)
+        raise system_error(what, -rc if rc != -1 else ffi.errno, hints)
     return rc
 
 
@@ -307,8 +312,9 @@ class PinnedLink:
 
     @classmethod
     def create(
-        cls, pin: Path | None, program_fd: int, target: int, attach_type: int, flags: int, what: str
-    ) -> PinnedLink:
+        cls, pin: Path | None, program_fd: int, target: int, attach_type: int, flags: int,
+        what: str, hints: Mapping[int, str] = HINTS,
+    ) -> PinnedLink:  # fmt: skip
         """Attaches a program and pins the link.
 
         Args:
@@ -318,9 +324,10 @@ class PinnedLink:
             attach_type: BPF_XDP or BPF_CGROUP_SOCK_OPS.
             flags: XDP_FLAGS_*; 0 for a cgroup.
             what: how an error names it.
+            hints: what an errno means here.
         """
         lib.xg_clear_message()
-        fd = checked(what, lib.xg_link_create(program_fd, target, attach_type, flags))
+        fd = checked(what, lib.xg_link_create(program_fd, target, attach_type, flags), hints)
         link = cls(pin, fd)
         if pin is None:
             return link
@@ -368,7 +375,7 @@ class PinnedLink:
 
 
 def attach_xdp(
-    pin: Path | None, program_fd: int, ifindex: int, mode: str
+    pin: Path | None, program_fd: int, ifindex: int, mode: str, hints: Mapping[int, str] = HINTS
 ) -> tuple[PinnedLink, str]:
     """Attaches an XDP program in the best mode that is allowed.
 
@@ -384,7 +391,9 @@ def attach_xdp(
     for attempt in wanted:
         try:
             what = f"attach XDP ({attempt})"
-            link = PinnedLink.create(pin, program_fd, ifindex, lib.BPF_XDP, flags[attempt], what)
+            link = PinnedLink.create(
+                pin, program_fd, ifindex, lib.BPF_XDP, flags[attempt], what, hints
+            )
         except HostError as error:
             if OTHER_PROGRAM in str(error):
                 raise HostError(f"{error}; there now: {attached_names(ifindex)}") from None

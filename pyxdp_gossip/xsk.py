@@ -1,218 +1,97 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """AF_XDP sockets over libxdp, usable alone: memory, sockets with their rings, and a program.
 
-One `Umem` holds the frames; an `XskSocket` is bound to one RX queue of an interface and has a fill,
-a completion, an RX and a TX ring, used in bursts; an `XskProgram` redirects the queue's frames to
-it. Nothing here runs per packet but the ring's own bursts.
+A `Umem` holds the frames; an `XskSocket` is bound to one queue of an interface and has a fill, a
+completion, an RX and a TX ring, used in bursts; an `XskProgram` redirects the queue's frames to it.
+Only the bursts on the rings run per packet. One thread at a time, sockets of one Umem together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
 import select
+import sys
+import time
+import warnings
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._libxdp import ffi, lib
-from pyxdp_gossip._rings import CompletionRing, FillRing, RxRing, TxRing
+from pyxdp_gossip._rings import FORKED, CompletionRing, FillRing, RxRing, TxRing
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.umem import (
+    HINTS,
+    RING_MAX,
+    Place,
+    Registration,
+    Umem,
+    power_of_two,
+    too_large_for,
+)
+from pyxdp_gossip.xsk_types import RingAddresses, XskStatistics
 
-FRAME_SIZES: Final = (2048, 4096)  # what the kernel takes: at most a page, a power of two
-FRAMES_MAX: Final = 1 << 20
-RING_MAX: Final = 1 << 16
+__all__ = ["RingAddresses", "Umem", "XskProgram", "XskSocket", "XskStatistics"]
+
 MODES: Final = ("auto", "zero-copy", "copy", "skb")
-SHARED_MEMORY: Final = "out of memory for the UMEM: fewer frames, or a larger `ulimit -l`"
+L2_MAX: Final = 22  # bytes: Ethernet and two VLAN tags
+QUEUE_MAX: Final = (1 << 32) - 1
 
-# What an errno of the AF_XDP calls means to whoever reads it.
-HINTS: Final[Mapping[int, str]] = {
-    errno.EPERM: "needs CAP_NET_RAW, or CAP_IPC_LOCK beyond `ulimit -l`: run as root",
-    errno.EACCES: "needs CAP_NET_RAW: run as root",
-    errno.EAFNOSUPPORT: "this kernel was built without AF_XDP (CONFIG_XDP_SOCKETS)",
-    errno.EBUSY: "the queue has an AF_XDP socket already: end the program that holds it",
-    errno.ENOBUFS: SHARED_MEMORY,
-    errno.ENOMEM: SHARED_MEMORY,
-    errno.ENETDOWN: "the interface is down: `ip link set IF up`",
-    errno.ENODEV: "the interface is gone",
-    errno.EOPNOTSUPP: 'the driver has no zero-copy here: use mode "copy" or "auto"',
-    errno.EINVAL: "the driver refuses the queue, or the frame size for its MTU",
-    errno.ENOENT: "the driver cannot reset one queue alone, which zero-copy needs: use copy mode",
+# The kernel gives a closed socket's queue free in a worker of its own, later than close() returns.
+QUEUE_RELEASE_S: Final = 1.0
+QUEUE_POLL_S: Final = 0.005
+
+# A wakeup that fails so is tried again: the kernel is busy, or the link is down for the moment.
+LATER: Final = frozenset((errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.ENETDOWN))
+# A forced zero-copy bind that fails so says that the driver cannot: "auto" goes on with copy mode.
+NO_ZERO_COPY: Final = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT))
+
+PROGRAM_HINTS: Final[Mapping[int, str]] = {
+    **bpf_object.HINTS,
+    errno.EOPNOTSUPP: 'the driver has no native XDP: use mode "skb" or "auto"',
+    errno.ERANGE: "the MTU is too large for native XDP: lower it, at a veth the peer's, "
+    'or use mode "skb"',
+    errno.EINVAL: 'the driver refuses: a smaller MTU, or mode "skb"',
+    errno.ENOMEM: "out of memory",
 }
 
 
-def _error(what: str, code: int) -> HostError:
-    hint = HINTS.get(code)
-    return HostError(f"{what}: {os.strerror(code)}" + (f" ({hint})" if hint else ""))
-
-
-def _power_of_two(name: str, value: int, most: int) -> int:
-    if not 1 <= value <= most or value & (value - 1):
-        raise ValueError(f"{name} is {value}, expected a power of two up to {most}")
-    return value
-
-
-class Umem:
-    """The frames that AF_XDP sockets receive into and send from.
-
-    Args:
-        frames: how many.
-        frame_size: bytes of each, 2048 or 4096. The kernel leaves 256 bytes free in front of what
-            it receives (XDP_PACKET_HEADROOM), so a frame holds packets of 256 bytes less.
-        fill_size, completion_size: entries of these rings of every socket, powers of two.
-
-    Raises:
-        ValueError: an argument is out of range.
-        HostError: the kernel refused; says what to do.
-
-    Source: Documentation/networking/af_xdp.rst of the kernel.
-    """
-
-    def __init__(
-        self,
-        frames: int = 4096,
-        *,
-        frame_size: int = 2048,
-        fill_size: int = 2048,
-        completion_size: int = 2048,
-    ) -> None:
-        if frame_size not in FRAME_SIZES:
-            raise ValueError(f"frame_size is {frame_size}, expected 2048 or 4096")
-        if not 1 <= frames <= FRAMES_MAX:
-            raise ValueError(f"frames is {frames}, expected 1..{FRAMES_MAX}")
-        _power_of_two("fill_size", fill_size, RING_MAX)
-        _power_of_two("completion_size", completion_size, RING_MAX)
-        self.frames = frames
-        self.frame_size = frame_size
-        self.size = frames * frame_size
-        self.sockets = 0
-        self._umem = ffi.NULL
-        length = -(-self.size // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # a kernel without huge pages does as well
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self._pointer = ffi.from_buffer(self._memory)
-        self._first_rings = ffi.new("struct xsk_ring_prod *"), ffi.new("struct xsk_ring_cons *")
-        handle = ffi.new("struct xsk_umem **")
-        rc = lib.xg_umem_create(
-            handle, self._pointer, self.size, *self._first_rings,
-            fill_size, completion_size, frame_size,
-        )  # fmt: skip
-        if rc < 0:
-            raise _error(f"register a UMEM of {self.size // 1024} KiB", -rc)
-        self._umem = handle[0]
-        self._rings_taken = False
-
-    @property
-    def address(self) -> int:
-        """Of the memory, in this process."""
-        return int(ffi.cast("uintptr_t", self._pointer))
-
-    @property
-    def handle(self) -> Any:
-        """libxdp's; for `XskSocket`."""
-        if self._umem == ffi.NULL:
-            raise ValueError("the UMEM is closed")
-        return self._umem
-
-    def take_rings(self) -> tuple[Any, Any]:
-        """Fill and completion ring for a socket: the first one gets those of the UMEM itself."""
-        if not self._rings_taken:
-            self._rings_taken = True
-            return self._first_rings
-        return ffi.new("struct xsk_ring_prod *"), ffi.new("struct xsk_ring_cons *")
-
-    def frame(self, address: int, length: int) -> memoryview:
-        """The bytes of a frame, writable, not copied.
-
-        Args:
-            address: bytes from the start of the UMEM.
-            length: bytes.
-
-        Raises:
-            ValueError: it does not lie in the UMEM.
-        """
-        if not 0 <= address <= address + length <= self.size:
-            raise ValueError(f"{address}+{length} is outside the UMEM of {self.size} bytes")
-        return memoryview(self._memory)[address : address + length]
-
-    def close(self) -> None:
-        """Gives the memory back. Repeatable.
-
-        Raises:
-            ValueError: a socket still uses it: close that first.
-        """
-        if self._umem == ffi.NULL:
-            return
-        if self.sockets:
-            raise ValueError(f"{self.sockets} sockets still use the UMEM: close them first")
-        lib.xsk_umem__delete(self._umem)
-        self._umem = self._pointer = ffi.NULL
-        with contextlib.suppress(BufferError):  # a view of a frame lives on, and its memory
-            self._memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class XskStatistics:
-    """What the kernel counted for one socket since it was made.
-
-    Source: struct xdp_statistics of linux/if_xdp.h.
-    """
-
-    rx_dropped: int
-    """Frames that were dropped: too large for a frame of the UMEM, or no frame to receive into."""
-    rx_invalid_descs: int
-    """Addresses on the fill ring that lie outside the UMEM."""
-    tx_invalid_descs: int
-    """Descriptors on the TX ring that the kernel refused."""
-    rx_ring_full: int
-    """Frames that were dropped because the RX ring was full."""
-    rx_fill_ring_empty: int
-    """How often the kernel found no frame on the fill ring."""
-    tx_ring_empty: int
-    """How often the kernel looked for a frame to send and found none."""
-
-
-@dataclass(frozen=True, slots=True)
-class RingAddresses:
-    """Where libxdp's four ring structs of a socket lie in this process."""
-
-    fill: int
-    completion: int
-    rx: int
-    tx: int
-
-
 class XskSocket:
-    """An AF_XDP socket on one RX queue, with its four rings.
+    """An AF_XDP socket on one queue, with its four rings.
 
     Args:
-        umem: its frames; many sockets may share one, each with rings of its own.
+        umem: its frames; sockets on several queues may share one, each with rings of its own.
         interface: its name, in the calling thread's network namespace.
-        queue: RX queue, 0..n-1.
+        queue: 0..n-1.
         mode: "zero-copy" or "copy": just this one; "auto": zero-copy if the driver has it, else
-            copy; "skb": copy mode under a program that is attached in generic mode.
+            copy; "skb": copy mode under a program that is attached in generic mode. The first
+            socket of a Umem chooses for all, "auto" takes what they have.
         rx_size, tx_size: entries, powers of two.
+        fill_size, completion_size: entries, powers of two; all sockets of one Umem are alike.
+        any_mtu: take an interface whose frames may be too large for the Umem's; those are dropped,
+            and counted in `rx_dropped`. False: refuse it.
 
     Attributes:
         mode: what was picked: "zero-copy", "copy" or "skb". Read from XDP_OPTIONS, since a bind
             that forces nothing takes copy mode in silence.
+        fd: its descriptor; -1: closed.
         fill, completion, rx, tx: the rings.
+        addresses: of libxdp's ring structs, for a loop in C; who uses it leaves the rings alone.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or does not go with the Umem's other sockets.
         HostError: the kernel or driver refused; says what to do.
+        RuntimeError: in a process that was forked off, by every call.
+
+    Source: Documentation/networking/af_xdp.rst of the kernel; libxdp's <xdp/xsk.h>.
     """
+
+    fd = -1
+    _handle: Any = None
+    _forked = False
 
     def __init__(
         self,
@@ -223,59 +102,124 @@ class XskSocket:
         mode: str = "auto",
         rx_size: int = 2048,
         tx_size: int = 2048,
+        fill_size: int = 2048,
+        completion_size: int = 2048,
+        any_mtu: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
-        sizes = (
-            _power_of_two("rx_size", rx_size, RING_MAX),
-            _power_of_two("tx_size", tx_size, RING_MAX),
+        if not 0 <= queue <= QUEUE_MAX:
+            raise ValueError(f"queue is {queue}, expected 0 or more")
+        self._sizes = (
+            power_of_two("rx_size", rx_size, RING_MAX),
+            power_of_two("tx_size", tx_size, RING_MAX),
         )
-        self.fd = -1
-        self._umem = umem
+        self._shared_sizes = (
+            power_of_two("fill_size", fill_size, RING_MAX),
+            power_of_two("completion_size", completion_size, RING_MAX),
+        )
         self.interface = interface
         self.queue = queue
+        self._umem = umem
         self._map: BpfMap | None = None
-        self._socket = ffi.NULL
-        link = netlink.link(interface)
-        if not 0 <= queue < link.rx_queues:
-            raise HostError(f"{interface} has no RX queue {queue}: it has {link.rx_queues}")
-        self._bind(mode, sizes)
-        self.fd = int(lib.xsk_socket__fd(self._socket))
-        umem.sockets += 1
+        self._link = netlink.link(interface)
+        self._place: Place = (self._link.index, queue)
+        problem = too_large_for(umem, interface, self._link.mtu, L2_MAX)
+        if problem and not any_mtu:
+            raise problem
+        self._bind_first_possible(mode)
         try:
             self.mode = self._verified(mode)
             self._make_rings()
         except BaseException:
-            self.close()
+            self._give_back()
             raise
+        _sockets.add(self)
 
-    def _bind(self, mode: str, sizes: tuple[int, int]) -> None:
-        flags = {"zero-copy": lib.XDP_ZEROCOPY, "copy": lib.XDP_COPY}
-        attempts = ("zero-copy", "copy") if mode == "auto" else (mode,)
-        fill, completion = self._umem.take_rings()
-        rings = ffi.new("struct xsk_ring_cons *"), ffi.new("struct xsk_ring_prod *")
-        self._structs = (fill, completion, *rings)
-        handle = ffi.new("struct xsk_socket **")
-        for attempt in attempts:
-            bind_flags = flags.get(attempt, lib.XDP_COPY) | lib.XDP_USE_NEED_WAKEUP
-            rc = lib.xg_socket_create(
-                handle, os.fsencode(self.interface), self.queue, self._umem.handle, *rings,
-                fill, completion, *sizes, bind_flags,
-            )  # fmt: skip
-            if rc == 0:
-                self._socket = handle[0]
+    @property
+    def index(self) -> int:
+        """Of the interface."""
+        return self._place[0]
+
+    def _bind_first_possible(self, mode: str) -> None:
+        until = time.monotonic() + QUEUE_RELEASE_S
+        for attempt in ("zero-copy", "copy") if mode == "auto" else (mode,):
+            code = self._attempt(mode, attempt)
+            while code == errno.EBUSY and time.monotonic() < until:
+                time.sleep(QUEUE_POLL_S)
+                code = self._attempt(mode, attempt)
+            if code == 0:
                 return
-            if -rc in (errno.EPERM, errno.EBUSY, errno.ENODEV, errno.ENETDOWN):
+            shared = self._umem.shared
+            if attempt != "zero-copy" or shared or code not in NO_ZERO_COPY:
                 break
-        raise _error(f"AF_XDP socket on {self.interface}, queue {self.queue} ({attempt})", -rc)
+        raise self._bind_error(attempt, code)
+
+    def _attempt(self, mode: str, attempt: str) -> int:
+        """0, or the errno. Each attempt has a registration of its own, unless other sockets share
+        it: what a failed bind leaves behind in libxdp's UMEM differs from version to version."""
+        registration = self._umem.register(*self._shared_sizes)
+        code = -1
+        try:
+            self._refuse_taken(registration, mode)
+            code = self._bind(registration, attempt)
+        finally:
+            if code != 0:
+                self._umem.release(None)
+        return code
+
+    def _refuse_taken(self, registration: Registration, mode: str) -> None:
+        """What libxdp would take in silence, and hand out rings that are none."""
+        if self._place in registration.sockets:
+            raise HostError(
+                f"{self.interface}, queue {self.queue} is busy: it has a socket of this Umem"
+            )
+        if self._place == registration.first:
+            raise HostError(
+                f"{self.interface}, queue {self.queue} is busy: it had the first socket of this "
+                "Umem, which the kernel keeps until the Umem's other sockets are closed"
+            )
+        has = "zero-copy" if registration.zero_copy else "copy"
+        wanted = "copy" if mode == "skb" else mode
+        if registration.first is not None and wanted not in ("auto", has):
+            raise ValueError(f'mode is {mode!r}, and the Umem\'s other sockets have "{has}"')
+
+    def _bind(self, registration: Registration, attempt: str) -> int:
+        """0, or the errno."""
+        flags = lib.XDP_ZEROCOPY if attempt == "zero-copy" else lib.XDP_COPY
+        rings = ffi.new("struct xsk_ring_cons *"), ffi.new("struct xsk_ring_prod *")
+        self._structs = (*registration.rings(), *rings)
+        handle = ffi.new("struct xsk_socket **")
+        rc: int = lib.xg_socket_create(
+            handle, os.fsencode(self.interface), self.queue, registration.handle, *rings,
+            *self._structs[:2], *self._sizes, flags | lib.XDP_USE_NEED_WAKEUP,
+        )  # fmt: skip
+        if rc < 0:
+            return -rc
+        self._handle = handle[0]
+        self.fd = int(lib.xsk_socket__fd(self._handle))
+        os.set_inheritable(self.fd, False)  # a child would keep the queue
+        registration.sockets[self._place] = weakref.ref(self)
+        if registration.first is None:
+            registration.first = self._place
+            registration.zero_copy = lib.xg_socket_is_zero_copy(self.fd) == 1
+        return 0
+
+    def _bind_error(self, attempt: str, code: int) -> HostError:
+        what = f"AF_XDP socket on {self.interface}, queue {self.queue} ({attempt})"
+        if code == errno.EINVAL and self.queue >= self._link.rx_queues:
+            count = self._link.rx_queues
+            return HostError(f"{what}: no such queue: there are {count}, 0..{count - 1}")
+        return bpf_object.system_error(what, code, HINTS)
 
     def _verified(self, wanted: str) -> str:
         zero_copy = lib.xg_socket_is_zero_copy(self.fd)
         if zero_copy < 0:
-            raise _error(f"options of the AF_XDP socket on {self.interface}", -zero_copy)
-        if wanted == "skb":
-            return "skb"
+            what = f"options of the AF_XDP socket on {self.interface}"
+            raise bpf_object.system_error(what, -zero_copy, HINTS)
         picked = "zero-copy" if zero_copy else "copy"
+        if wanted == "skb" and picked == "copy":
+            return "skb"
         if wanted not in ("auto", picked):
             raise HostError(f"{self.interface}: asked for {wanted}, and the kernel took {picked}")
         return picked
@@ -289,34 +233,45 @@ class XskSocket:
         self.rx = RxRing(at.rx)
         self.tx = TxRing(at.tx, size, frame_size)
 
-    def fileno(self) -> int:
-        """The descriptor, for select and the like: readable when frames wait."""
+    def _open(self) -> int:
+        if self._forked:
+            raise RuntimeError(FORKED)
+        if self.fd < 0:
+            raise ValueError("the socket is closed")
         return self.fd
 
+    def fileno(self) -> int:
+        """The descriptor, for select and the like: readable when frames wait."""
+        return self._open()
+
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for frames; False if none came within `timeout_s`."""
+        """Waits for frames on the RX ring; False if none came within `timeout_s`.
+
+        In copy mode it sends what is on the TX ring as well.
+        """
         poll = select.poll()
         poll.register(self._open(), select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        found = poll.poll(None if timeout_s is None else timeout_s * 1000)
+        return any(event & select.POLLIN for _, event in found)
 
     def wakeup(self) -> bool:
         """Makes the kernel look at the TX and fill rings, where it asked for that.
 
         Returns:
-            False: it could not take everything now (busy, or the interface is down); call again.
+            False: it could not take everything now (busy, more than it takes at once, or the
+            interface is down): call again.
 
         Raises:
             HostError: the socket is of no use any more.
         """
+        fd = self._open()
         done = True
         for ring, send in ((self.tx, 1), (self.fill, 0)):
-            if not ring.needs_wakeup:
-                continue
-            rc = lib.xg_socket_kick(self._open(), send)
-            if -rc in (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.ENETDOWN):
-                done = done and not send
-            elif rc < 0:
-                raise _error(f"wake {self.interface}, queue {self.queue}", -rc)
+            rc = lib.xg_socket_kick(fd, send) if ring.needs_wakeup else 0
+            if rc < 0 and -rc not in LATER:
+                what = f"wake {self.interface}, queue {self.queue}"
+                raise bpf_object.system_error(what, -rc, HINTS)
+            done = done and rc == 0
         return done
 
     def statistics(self) -> XskStatistics:
@@ -328,7 +283,8 @@ class XskSocket:
         found = ffi.new("struct xdp_statistics *")
         rc = lib.xg_socket_statistics(self._open(), found)
         if rc < 0:
-            raise _error(f"statistics of {self.interface}, queue {self.queue}", -rc)
+            what = f"statistics of {self.interface}, queue {self.queue}"
+            raise bpf_object.system_error(what, -rc, HINTS)
         return XskStatistics(
             rx_dropped=found.rx_dropped,
             rx_invalid_descs=found.rx_invalid_descs,
@@ -338,41 +294,59 @@ class XskSocket:
             tx_ring_empty=found.tx_ring_empty_descs,
         )
 
-    def _open(self) -> int:
-        if self.fd < 0:
-            raise ValueError("the socket is closed")
-        return self.fd
-
     def register(self, xskmap: BpfMap) -> None:
         """Puts the socket into an XSKMAP, at the number of its queue: frames may come now.
 
+        Args:
+            xskmap: of a loaded BpfObject, of type BPF_MAP_TYPE_XSKMAP.
+
         Raises:
-            HostError: the map has no such place, or its interface is another.
+            ValueError: it is in another map already.
+            HostError: the map has no such place.
         """
         self._open()
-        bpf_object.checked(
-            f"map {xskmap.name}, queue {self.queue}",
-            lib.xsk_socket__update_xskmap(self._socket, xskmap.fd),
-        )
+        if self._map not in (None, xskmap):
+            raise ValueError(f"the socket is in map {self._map.name}: unregister it first")
+        if self.queue >= xskmap.max_entries:
+            raise HostError(
+                f"map {xskmap.name} has {xskmap.max_entries} places, none for queue {self.queue}"
+            )
+        rc = lib.xsk_socket__update_xskmap(self._handle, xskmap.fd)
+        bpf_object.checked(f"map {xskmap.name}, queue {self.queue}", rc)
         self._map = xskmap
 
     def unregister(self) -> None:
-        """Takes the socket out of the map again; frames that are there stay. Repeatable."""
+        """Takes the socket out of the map again; frames on the rings stay. Repeatable."""
         xskmap, self._map = self._map, None
-        if xskmap:
-            xskmap.delete(self.queue.to_bytes(4, "little"))
+        if xskmap and not self._forked:
+            xskmap.delete(self.queue.to_bytes(4, sys.byteorder))
 
     def close(self) -> None:
-        """Out of the map first, or frames that are still sent there vanish. Repeatable."""
+        """Out of the map first, or frames that are still sent there vanish. Repeatable.
+
+        The first socket of a Umem stays bound until the Umem's other sockets are closed too.
+        """
         if self.fd < 0:
             return
-        self.unregister()
+        try:
+            self.unregister()
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
         for ring in ("fill", "completion", "rx", "tx"):
             if hasattr(self, ring):
-                getattr(self, ring).detach()
-        lib.xsk_socket__delete(self._socket)
-        self.fd = -1
-        self._umem.sockets -= 1
+                getattr(self, ring).detach(self._forked)
+        handle, self._handle, self.fd = self._handle, None, -1
+        lib.xsk_socket__delete(handle)
+        self._umem.release(self._place)
+
+    def _disown(self) -> None:
+        """In a child: its copies of descriptors and ring memory would keep the queue busy. The map
+        is the parent's."""
+        self._forked = True
+        if self.fd >= 0:
+            self._give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -380,11 +354,16 @@ class XskSocket:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            warnings.warn(f"unclosed AF_XDP socket on {self.interface}", ResourceWarning, 2)
+            self.close()
+
 
 class XskProgram:
     """An XDP program that gives each frame of a queue to that queue's socket, and passes others.
 
-    It goes with this process. Close the sockets before it: the other order has crashed kernels.
+    It is attached by a link that goes with this process; it needs no BPF file system.
 
     Args:
         interface: its name, in the calling thread's network namespace.
@@ -394,43 +373,100 @@ class XskProgram:
         mode: what was picked, "native" or "skb".
 
     Raises:
+        ValueError: an argument is out of range.
         HostError: the kernel refused, or another program is attached; says what to do.
     """
 
     def __init__(self, interface: str, mode: str = "auto") -> None:
+        if mode not in ("auto", "native", "skb"):
+            raise ValueError(f"mode is {mode!r}, expected auto, native or skb")
+        self.interface = interface
         self._sockets: list[XskSocket] = []
         self._link: PinnedLink | None = None
-        index = netlink.link(interface).index
+        self._index = netlink.link(interface).index
         self._object = BpfObject("xsk_all")
         try:
             fd = self._object.program_fd("xg_to_socket")
-            self._link, self.mode = bpf_object.attach_xdp(None, fd, index, mode)
+            self._link, self.mode = bpf_object.attach_xdp(
+                None, fd, self._index, mode, PROGRAM_HINTS
+            )
         except BaseException:
             self.close()
             raise
+        _programs.add(self)
 
     def add(self, socket: XskSocket) -> None:
-        """From now on the socket gets the frames of its queue."""
+        """From now on the socket gets the frames of its queue, and is closed with the program.
+
+        Args:
+            socket: on this interface, of a mode that goes with the program's.
+
+        Raises:
+            ValueError: the socket is closed, is on another interface, or has a mode that does not
+                go with the program's.
+        """
+        if self._link is None:
+            raise ValueError("the program is closed")
+        if socket.index != self._index:
+            raise ValueError(f"the socket is on {socket.interface}, not on {self.interface}")
+        if socket.mode == "skb" and self.mode != "skb":
+            raise ValueError('the socket has mode "skb": attach the program with mode="skb"')
+        if socket.mode == "zero-copy" and self.mode == "skb":
+            raise ValueError('a zero-copy socket needs a program with mode "native"')
         socket.register(self._object.maps["xsks"])
-        self._sockets.append(socket)
+        if socket not in self._sockets:
+            self._sockets.append(socket)
 
     def remove(self, socket: XskSocket) -> None:
-        """From now on the frames of its queue are passed to the stack."""
+        """From now on the frames of its queue are passed to the stack.
+
+        Args:
+            socket: one that was added.
+
+        Raises:
+            ValueError: the socket was not added.
+        """
+        if socket not in self._sockets:
+            raise ValueError(f"queue {socket.queue} of {socket.interface} was not added")
         socket.unregister()
         self._sockets.remove(socket)
 
     def close(self) -> None:
-        """Takes the program off, after its sockets out of its map. Repeatable."""
-        for socket in self._sockets:
-            socket.unregister()
-        self._sockets.clear()
-        if self._link:
-            self._link.remove()
-            self._link = None
+        """Closes the sockets that were added, then takes the program off. Repeatable.
+
+        In this order: to take it off above open rings has crashed kernels.
+        """
+        sockets, self._sockets = self._sockets, []
+        for socket in sockets:
+            socket.close()
+        link, self._link = self._link, None
+        if link:
+            link.remove()
         self._object.close()
+
+    def _disown(self) -> None:
+        """In a child: its copy of the link would keep the program attached."""
+        self._sockets = []
+        link, self._link = self._link, None
+        if link:
+            link.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+_sockets: weakref.WeakSet[XskSocket] = weakref.WeakSet()
+_programs: weakref.WeakSet[XskProgram] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for socket in list(_sockets):
+        socket._disown()
+    for program in list(_programs):
+        program._disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -114,13 +114,15 @@ class XskPlane:
     def _open_queue(self, number: int) -> None:
         with contextlib.ExitStack() as stack:
             size = self._frame_size
-            umem = stack.enter_context(
-                Umem(FRAMES, frame_size=size, fill_size=RING, completion_size=RING)
-            )
+            umem = stack.enter_context(Umem(FRAMES, frame_size=size))
             mode = self.mode or self._mode  # all queues alike
             socket = stack.enter_context(
-                XskSocket(umem, self._interface, number, mode=mode, rx_size=RING, tx_size=RING)
-            )
+                XskSocket(
+                    umem, self._interface, number, mode=mode,
+                    rx_size=RING, tx_size=RING, fill_size=RING, completion_size=RING,
+                    any_mtu=True,  # the XDP program hands no frame over that is too large
+                )
+            )  # fmt: skip
             zero_copy = socket.mode == "zero-copy"
             loop = self._make_loop(number, socket, umem, DRIVER_FRAMES if zero_copy else 0)
             queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop)

@@ -34,7 +34,10 @@ ALLOWED = {
         "ingress_filter", "interfaces", "kernel_mounts",
     },
     "bpf_object": {"_libxdp", "errors"},
-    "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink"},
+    "_rings": set(),
+    "umem": {"_libxdp", "_rings", "bpf_object", "errors"},
+    "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink", "umem", "xsk_types"},
+    "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"session"},
     "template_slots": {"errors", "templates"},
@@ -70,8 +73,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {
         "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
-        "node_events",
-        "session", "stats", "templates", "_native",
+        "node_events", "session", "stats", "templates", "xsk", "_native",
     },
 }  # fmt: skip
 

@@ -6,7 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#define QUEUES 128
+#define QUEUES 1024 /* more than a NIC has; 8 bytes each */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
