@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +21,7 @@ from tests.kernel.xsk_link import FAR, NEAR, Pair, end, make_pair, number_of, re
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LINES = 40
+PATIENCE_S = 20.0
 COUNT = 500
 
 
@@ -77,13 +80,13 @@ def test_the_echo_swaps_macs_and_addresses_and_nothing_else(pair: Pair) -> None:
 
 def test_the_generator_sends_what_it_says(pair: Pair) -> None:
     with end(pair.far, FAR, mode="copy", frames=4 * COUNT) as far:
-        process = start(pair.near, "generate.py", NEAR, str(COUNT), "--mac", "02:00:00:00:00:02")
+        process = start(pair.near, "generate.py", NEAR, str(COUNT), "200", "02:00:00:00:00:02")
         frames = receive(far.socket, far.umem, COUNT)
         output, errors = process.communicate()
         assert (process.returncode, errors) == (0, "")
         assert re.fullmatch(rf"{COUNT} packets, [\d,]+ a second, copy\n", output)
         assert [int.from_bytes(frame[14:22]) for frame in frames] == list(range(COUNT))
-        assert {frame[:6].hex() for frame in frames} == {"020000000002"}
+        assert {(frame[:6].hex(), len(frame)) for frame in frames} == {("020000000002", 200)}
         assert number_of(frames[0]) == 0
 
 
@@ -91,5 +94,34 @@ def test_the_generator_sends_what_it_says(pair: Pair) -> None:
 def test_an_example_without_its_interface_says_which_there_are(
     pair: Pair, words: tuple[str, ...]
 ) -> None:
-    _, errors = start(pair.near, *words).communicate()
-    assert "HostError: no interface 'nosuch0'; there are: lo, near0" in errors
+    process = start(pair.near, *words)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith("no interface 'nosuch0'; there are: lo, near0\nusage: ")
+
+
+@pytest.mark.parametrize("name", ["echo.py", "generate.py"])
+def test_an_example_without_arguments_says_how_it_is_used(pair: Pair, name: str) -> None:
+    process = start(pair.near, name)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert f"usage: {name} INTERFACE" in errors
+    assert "Traceback" not in errors
+
+
+def test_the_echo_answers_an_ordinary_sockets_udp_packet(pair: Pair) -> None:
+    pair.near.ip(f"addr add 10.9.0.1/24 dev {NEAR}")
+    mac = json.loads(pair.far.ip(f"-j link show dev {FAR}"))[0]["address"]
+    pair.near.ip(f"neigh add 10.9.0.2 lladdr {mac} dev {NEAR} nud permanent")
+    pair.near.exec(f"ethtool -K {NEAR} tx off")
+    pair.near.exec(f"ethtool -L {NEAR} tx 1")  # all to the echo's queue
+    with running(pair.far, "echo.py", FAR) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        asking = pair.near.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+        with asking:
+            asking.settimeout(PATIENCE_S)
+            asking.bind(("10.9.0.1", 7007))  # the ports are not swapped: it comes back to itself
+            asking.connect(("10.9.0.2", 7007))
+            asking.send(b"hello")
+            assert asking.recv(64) == b"hello"
