@@ -28,7 +28,8 @@ MAPS: Final = (
     "sessions4", "sessions6", "owners", "templates", "peers", "services", "config", "counters",
     "budgets", "recent_misses", "recent_claims", "queues", "xsks", "stamp",
 )  # fmt: skip
-"""All but the two rings of events: what waits in those was for an agent that is gone."""
+"""All but the two rings of events, which were for an agent that is gone, and what is trusted for a
+tick."""
 
 STAMP: Final = Struct("<QQQIIH6x")  # struct xg_stamp
 STAMP_MAGIC: Final = 0x585453504D415453

@@ -78,6 +78,8 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 		return XG_COUNT_passed_no_service;
 	slot = service->slot;
 	locate_session(packet, slot, &found);
+	if (is_trusted(packet, found.hash))
+		return XG_COUNT_passed_own;
 	/* Nearly every segment needs the kernel's word; asked here, its cache miss and the table's
 	 * overlap. */
 	if (packet->protocol == XG_PROTO_TCP && !xg_is_syn(packet))
@@ -94,6 +96,8 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	if (packet->protocol == XG_PROTO_UDP)
 		known = kernel_knows(ctx, packet);
 	if (known >= XG_KNOWN_HALF) {
+		if (decision == XG_DECIDE_OWN && known == XG_KNOWN_FULL)
+			trust(packet, found.hash);
 		if (decision != XG_DECIDE_OWN && known == XG_KNOWN_FULL &&
 		    remember(&recent_claims, found.hash) <= RECENT_SEEN)
 			tell_agent(packet, XG_EVENT_CLAIM, slot, 0);

@@ -15,6 +15,7 @@
 #define XG_TEMPLATES 1024	/* hosts of one POP, twice (a template is replaced, not edited) */
 #define XG_PEERS 1024
 #define XG_RECENT 65536		/* flows remembered to tell a repeated miss from a new one */
+#define XG_TRUSTED 1024		/* own flows a CPU whose packets come in bursts: a tick's worth */
 #define XG_RING_BYTES (1u << 20)	/* 21,000 socket events: a burst of 20 ms at 1 M/s */
 #define XG_COOKIES 2		/* of the present and of the previous key */
 
