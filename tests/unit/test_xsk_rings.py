@@ -229,15 +229,18 @@ def test_one_address_outside_and_none_of_the_burst_is_written(bad: int) -> None:
     assert kernel.take(2) == [FRAME, UMEM - 1]
 
 
-def test_half_an_entry_is_no_burst() -> None:
+def test_half_an_entry_is_no_burst_and_half_a_number_none() -> None:
     ring, kernel = tx()
     ring.reserve(2)
     for burst in (array("Q", [0, 60, FRAME]), [(0,)], [(0, 60, 1)]):
-        with pytest.raises(ValueError, match="words, expected 2|to unpack"):
+        with pytest.raises(ValueError, match=r"words, expected 2|to unpack"):
             ring.write(burst)  # type: ignore[arg-type]
     for wrong in (array("I", [0, 60]), 5, None, [None], [("0", "60")], [(0.5, 1)]):
         with pytest.raises((TypeError, ValueError)):
             ring.write(wrong)  # type: ignore[arg-type]
+    for call in (ring.reserve, ring.submit, rx()[0].peek, rx()[0].release):
+        with pytest.raises(TypeError):
+            call(0.5)  # type: ignore[arg-type]
     assert (kernel.waiting, ring.free) == (0, SIZE - 2)
 
 
