@@ -9,6 +9,7 @@ a buffer of the ring's own, and the ring is touched only while no Python code ca
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.number cimport PyNumber_Index
 
 ctypedef unsigned int u32
 ctypedef unsigned long long u64
@@ -48,6 +49,7 @@ FORKED = "an AF_XDP socket belongs to the process that made it; make one after f
 
 
 cdef u32 count_of(object count, u32 most, object of_what) except? 0xFFFFFFFF:
+    count = PyNumber_Index(count)  # no float: C would cut it
     if not 0 <= count <= most:
         raise ValueError(f"count is {count}, expected 0..{most} ({of_what})")
     return count
@@ -55,7 +57,7 @@ cdef u32 count_of(object count, u32 most, object of_what) except? 0xFFFFFFFF:
 
 cdef u64 word_of(object number) except? 0xFFFFFFFFFFFFFFFF:
     try:
-        return number
+        return PyNumber_Index(number)
     except OverflowError:
         raise ValueError(f"{number} is outside the UMEM") from None
 

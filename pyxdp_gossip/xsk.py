@@ -122,6 +122,7 @@ class XskSocket:
         self.queue = queue
         self._umem = umem
         self._map: BpfMap | None = None
+        self._given: BpfMap | None = None
         self._link = netlink.link(interface)
         self._place: Place = (self._link.index, queue)
         problem = too_large_for(umem, interface, self._link.mtu, L2_MAX)
@@ -298,14 +299,15 @@ class XskSocket:
         """Puts the socket into an XSKMAP, at the number of its queue: frames may come now.
 
         Args:
-            xskmap: of a loaded BpfObject, of type BPF_MAP_TYPE_XSKMAP.
+            xskmap: of a loaded BpfObject, of type BPF_MAP_TYPE_XSKMAP; it may be closed before the
+                socket.
 
         Raises:
             ValueError: it is in another map already.
             HostError: the map has no such place.
         """
         self._open()
-        if self._map not in (None, xskmap):
+        if self._map is not None and self._given is not xskmap:
             raise ValueError(f"the socket is in map {self._map.name}: unregister it first")
         if self.queue >= xskmap.max_entries:
             raise HostError(
@@ -313,13 +315,22 @@ class XskSocket:
             )
         rc = lib.xsk_socket__update_xskmap(self._handle, xskmap.fd)
         bpf_object.checked(f"map {xskmap.name}, queue {self.queue}", rc)
-        self._map = xskmap
+        if self._map is None:  # by a descriptor of its own: the given one may be closed first
+            own = os.dup(xskmap.fd)
+            self._map = BpfMap(xskmap.name, own, xskmap.max_entries, xskmap.value_size)
+            self._given = xskmap
 
     def unregister(self) -> None:
         """Takes the socket out of the map again; frames on the rings stay. Repeatable."""
         xskmap, self._map = self._map, None
-        if xskmap and not self._forked:
-            xskmap.delete(self.queue.to_bytes(4, sys.byteorder))
+        self._given = None
+        if xskmap is None:
+            return
+        try:
+            if not self._forked:
+                xskmap.delete(self.queue.to_bytes(4, sys.byteorder))
+        finally:
+            os.close(xskmap.fd)
 
     def close(self) -> None:
         """Out of the map first, or frames that are still sent there vanish. Repeatable.
@@ -345,6 +356,7 @@ class XskSocket:
         """In a child: its copies of descriptors and ring memory would keep the queue busy. The map
         is the parent's."""
         self._forked = True
+        self.unregister()
         if self.fd >= 0:
             self._give_back()
 
@@ -377,12 +389,13 @@ class XskProgram:
         HostError: the kernel refused, or another program is attached; says what to do.
     """
 
+    _link: PinnedLink | None = None
+
     def __init__(self, interface: str, mode: str = "auto") -> None:
         if mode not in ("auto", "native", "skb"):
             raise ValueError(f"mode is {mode!r}, expected auto, native or skb")
         self.interface = interface
         self._sockets: list[XskSocket] = []
-        self._link: PinnedLink | None = None
         self._index = netlink.link(interface).index
         self._object = BpfObject("xsk_all")
         try:
@@ -456,6 +469,11 @@ class XskProgram:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if self._link is not None:
+            warnings.warn(f"unclosed XDP program on {self.interface}", ResourceWarning, 2)
+            self.close()
 
 
 _sockets: weakref.WeakSet[XskSocket] = weakref.WeakSet()

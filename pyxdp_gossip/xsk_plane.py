@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -57,6 +58,13 @@ class _Queue:
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    def take_down(self) -> None:
+        """Once the thread has ended; else its memory is in use, until the process ends."""
+        if self.thread.is_alive():
+            return
+        with self.umem, self.socket, contextlib.closing(self.loop):
+            self.loop.frames()  # a loop whose frames do not add up has a bug: say so
+
     def _run(self) -> None:
         try:
             self.loop.run()
@@ -92,6 +100,7 @@ class XskPlane:
         self._xsks = xsks
         self._make_loop = make_loop
         self._queues: list[_Queue] = []
+        self._pid = os.getpid()
         self.mode = ""
 
     def open(self) -> str:
@@ -125,31 +134,34 @@ class XskPlane:
             )  # fmt: skip
             zero_copy = socket.mode == "zero-copy"
             loop = self._make_loop(number, socket, umem, DRIVER_FRAMES if zero_copy else 0)
+            stack.callback(loop.close)
             queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop)
+            queue.thread.start()
             stack.pop_all()
         self._queues.append(queue)
         self.mode = socket.mode
-        queue.thread.start()
         socket.register(self._xsks)
 
     def close(self) -> None:
         """Takes sockets and loops down; from the first moment on the XDP program sends by
-        itself, and what the loops were handed before is still sent. Repeatable."""
-        for queue in self._queues:
-            queue.loop.shut()
-        for queue in self._queues:
-            queue.socket.unregister()
-            queue.loop.stop()
-        for queue in self._queues:
-            queue.thread.join(JOIN_S)
-        for queue in self._queues:
-            if not queue.thread.is_alive():  # else its memory is in use, until the process ends
-                queue.loop.frames()  # a loop whose frames do not add up has a bug: say so
-                queue.loop.close()
-                queue.socket.close()
-                queue.umem.close()
-        self._queues.clear()
-        self.mode = ""
+        itself, and what the loops were handed before is still sent. Repeatable.
+
+        Raises:
+            OSError: a loop's frames do not add up; everything is down all the same.
+        """
+        queues, self._queues, self.mode = self._queues, [], ""
+        if os.getpid() != self._pid:
+            return  # a forked child has neither the threads nor the rings
+        with contextlib.ExitStack() as each:  # whatever fails, all steps of all queues are done
+            for queue in queues:
+                each.callback(queue.take_down)
+            for queue in queues:
+                each.callback(queue.thread.join, JOIN_S)
+            for queue in queues:
+                each.callback(queue.loop.stop)
+                each.callback(queue.socket.unregister)
+            for queue in queues:
+                each.callback(queue.loop.shut)
 
     def check(self) -> None:
         """Raises HostError if a loop ended by itself; its frames are the XDP program's then."""

@@ -430,3 +430,28 @@ def test_a_dropped_socket_is_closed_and_says_so(pair: Pair) -> None:
     with pytest.warns(ResourceWarning, match="unclosed AF_XDP socket on near0"):
         del socket
     pair.near.run(lambda: XskSocket(umem, NEAR)).close()
+
+
+def test_a_dropped_program_is_taken_off_and_says_so(pair: Pair) -> None:
+    index = pair.near.run(netlink.link, NEAR).index
+    with Umem(64) as umem:
+        dropped = [pair.near.run(XskProgram, NEAR)]
+        dropped[0].add(pair.near.run(XskSocket, umem, NEAR))
+        with pytest.warns(ResourceWarning, match="unclosed XDP program on near0"):
+            dropped.clear()
+        assert pair.near.run(bpf_object.attached_mode, index) is None
+        assert not umem.shared
+
+
+def test_a_map_that_is_closed_before_its_socket_harms_no_other(pair: Pair) -> None:
+    own = BpfObject("xsk_all")
+    before = sorted(os.listdir("/proc/self/fd"))
+    with Umem(64) as umem, pair.near.run(XskSocket, umem, NEAR) as socket:
+        socket.register(own.maps["xsks"])
+        fd = own.maps["xsks"].fd
+        own.close()
+        with open("/dev/null") as other:  # the number is somebody else's by now
+            os.dup2(other.fileno(), fd)
+        socket.close()
+        os.close(fd)
+    assert set(os.listdir("/proc/self/fd")) < set(before)

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What Umem, XskSocket and XskProgram refuse before they ask the kernel: no privileges needed."""
+"""What Umem, XskSocket and XskProgram refuse before they ask the kernel, and what they say of a
+kernel that refuses: no privileges needed."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gc
+import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from pyxdp_gossip import umem as umem_module
+from pyxdp_gossip import xsk
 from pyxdp_gossip._rings import CompletionRing, FillRing, RxRing, TxRing
+from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.xsk import RingAddresses, Umem, XskProgram, XskSocket, XskStatistics
 from pyxdp_gossip.xsk_plane import frame_size_for
 
@@ -127,3 +134,102 @@ def test_what_a_socket_tells_is_frozen_and_every_counter_has_a_sentence() -> Non
 )
 def test_the_plane_takes_frames_that_its_sockets_accept(mtu: int, frame_size: int) -> None:
     assert frame_size_for(mtu) == frame_size
+
+
+class Refuses:
+    """libxdp on a kernel that refuses: what each call answers, and the flags of the binds."""
+
+    def __init__(self, real: Any, register: int, *binds: int) -> None:
+        self._real = real
+        self._register = register
+        self._binds = list(binds)
+        self.flags: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def xg_umem_create(self, *_: object) -> int:
+        return -self._register
+
+    def xsk_umem__delete(self, _: object) -> int:
+        return 0
+
+    def xg_socket_create(self, *arguments: Any) -> int:
+        self.flags.append(arguments[-1] & ~xsk.lib.XDP_USE_NEED_WAKEUP)
+        return -self._binds.pop(0)
+
+
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Refuses]:
+    def make(register: int, *binds: int) -> Refuses:
+        library = Refuses(xsk.lib, register, *binds)
+        monkeypatch.setattr(xsk, "lib", library)
+        monkeypatch.setattr(umem_module, "lib", library)
+        monkeypatch.setattr(xsk, "QUEUE_RELEASE_S", 0.0)
+        return library
+
+    return make
+
+
+def opened(mode: str = "auto") -> str:
+    """What is said of a socket that cannot be."""
+    with Umem(1) as umem, pytest.raises(HostError) as caught:
+        XskSocket(umem, "lo", mode=mode, any_mtu=True)
+    assert not umem.shared
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EAFNOSUPPORT, "this kernel was built without AF_XDP (CONFIG_XDP_SOCKETS)"),
+        (errno.EPERM, "needs CAP_NET_RAW"),
+        (errno.ENOBUFS, "fewer frames, or a larger `ulimit -l`"),
+        (errno.ENOMEM, "fewer frames, or a larger `ulimit -l`"),
+    ],
+)
+def test_a_memory_that_the_kernel_does_not_take(
+    refuses: Callable[..., Refuses], code: int, hint: str
+) -> None:
+    library = refuses(code)
+    line = opened()
+    assert line.startswith(f"register a UMEM of 2 KiB: {os.strerror(code)} (")
+    assert hint in line
+    assert library.flags == []
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EOPNOTSUPP, 'the driver has no zero-copy here: use mode "copy" or "auto"'),
+        (errno.EINVAL, "the driver refuses the queue, or the frame size for its MTU"),
+        (errno.ENOENT, "the driver cannot reset one queue alone, which zero-copy needs"),
+    ],
+)
+def test_auto_goes_on_with_copy_mode_and_a_forced_mode_does_not(
+    refuses: Callable[..., Refuses], code: int, hint: str
+) -> None:
+    library = refuses(0, code)
+    assert f"(zero-copy): {os.strerror(code)} ({hint}" in opened("zero-copy")
+    assert library.flags == [library.XDP_ZEROCOPY]
+    library = refuses(0, code, errno.ENODEV)
+    assert "(copy): No such device (the interface is gone)" in opened()
+    assert library.flags == [library.XDP_ZEROCOPY, library.XDP_COPY]
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EBUSY, "the queue has an AF_XDP socket already: end the program that holds it"),
+        (errno.ENETDOWN, "the interface is down: `ip link set IF up`"),
+        (errno.ENODEV, "the interface is gone"),
+        (errno.EPERM, "needs CAP_NET_RAW"),
+        (errno.EBADF, "the first socket of the Umem lost its interface: close all"),
+    ],
+)
+def test_what_copy_mode_would_not_mend_is_told_at_once(
+    refuses: Callable[..., Refuses], code: int, hint: str
+) -> None:
+    library = refuses(0, *[code] * 3)
+    assert f"{os.strerror(code)} ({hint}" in opened()
+    assert set(library.flags) == {library.XDP_ZEROCOPY}
