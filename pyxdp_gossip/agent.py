@@ -231,8 +231,8 @@ class Agent:
             self._attach_packets()
 
     def _attach_packets(self) -> None:
-        if not self.dataplane.mode:
-            mode = self.dataplane.attach_packets()
+        if not self.dataplane.mode and self.watch.attach():
+            mode = self.dataplane.mode
             self.log.info(
                 "attached",
                 interface=self.config.host.interface,

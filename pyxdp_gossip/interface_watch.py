@@ -77,6 +77,14 @@ class InterfaceWatch:
         self._change(InterfaceState.UP if up else InterfaceState.DOWN)
         return True
 
+    def attach(self) -> bool:
+        """Attaches the data path; False: the interface is gone, it will be done at its return."""
+        if not self.check():
+            self._was_attached = True
+            return False
+        self._dataplane.attach_packets()
+        return True
+
     def _change(self, state: InterfaceState) -> None:
         if state is not self.state:
             self.state = state
