@@ -372,7 +372,7 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     """A row for each load and comparison; `seed` has nothing to choose here."""
     effort = effort or Effort()
     if not shutil.which("wrk"):
-        raise SystemExit("wrk is not installed: make bench-setup")
+        raise SystemExit("wrk is not installed: make setup")
     missing = {variant.name: variant.missing() for variant in VARIANTS}
     with (
         World(CLIENT, HOST) as world,

@@ -4,7 +4,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +84,6 @@ def test_forwarders_give_back_what_was_sent_and_ours_loses_nothing() -> None:
     assert leftovers(os.getpid()) == []
 
 
-@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: make bench-setup")
 def test_the_overhead_is_measured_with_an_agent_that_knows_the_sessions() -> None:
     rows = overhead.run(3, overhead.QUICK)
     expected = {(load.what, *pair) for load in overhead.LOADS for pair in overhead.COMPARISONS}
