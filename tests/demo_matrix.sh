@@ -16,4 +16,5 @@ run --seed 4 --hosts 6
 run --seed 5 --proxy haproxy
 run --seed 6 --ipv6
 run --seed 7 --proxy haproxy --ipv6 --hosts 6
+run --seed 8 --plane xdp
 echo "all forms of the demo kept every connection"
