@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -84,6 +85,7 @@ class GossipSocket:
             if group is not None:
                 self._member = self._open(group, port)
                 self._join(self._member, index, group)
+            self._index = index
         except OSError as error:
             self.close()
             where = format_endpoint(address, port)
@@ -142,11 +144,23 @@ class GossipSocket:
             index = socket.if_nametoindex(interface)
             self._set_multicast_out(self._unicast, index, self._address)
             if self._joined is not None:
+                self._leave(self._member, self._index, self._joined)
                 self._join(self._member, index, self._joined)
+            self._index = index
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:  # it is a member already
-                what = f"gossip socket on {interface}: {error.strerror}; {_advice(error)}"
-                raise HostError(what) from None
+            what = f"gossip socket on {interface}: {error.strerror}; {_advice(error)}"
+            raise HostError(what) from None
+
+    def _leave(self, opened: socket.socket, index: int, group: Address) -> None:
+        """A socket's memberships outlive their device: they count against its limit (20), and
+        one of the same index would pass for the new device's."""
+        with contextlib.suppress(OSError):  # an earlier try left already
+            if group.version == 4:
+                request = struct.pack("=4s4si", group.packed, bytes(4), index)
+                opened.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, request)
+            else:
+                request = struct.pack("=16si", group.packed, index)
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_LEAVE_GROUP, request)
 
     @property
     def filenos(self) -> tuple[int, ...]:

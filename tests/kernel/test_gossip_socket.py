@@ -150,3 +150,27 @@ def test_a_probe_is_answered_and_a_closed_port_is_no_answer(netns: Callable[[str
         while not rows:
             rows = probe.receive()
         assert rows == [(struct.pack("!Q", 7), ("127.0.0.1", PORT))]
+
+
+MEMBERSHIPS_MAX = 20  # net.ipv4.igmp_max_memberships
+
+
+@pytest.mark.parametrize("options", ["", "index 90"], ids=["new index", "same index"])
+def test_an_interface_made_anew_again_and_again_is_joined_each_time(
+    netns: Callable[[str], Any], options: str
+) -> None:
+    space = netns("a")
+    address, group = ip_address("10.72.0.1"), ip_address("239.192.7.1")
+
+    def make() -> None:
+        space.ip(f"link add d0 {options} type veth peer name d1")
+        space.ip("link set d0 up")
+        space.ip(f"addr add {address}/24 dev d0")
+
+    make()
+    with space.run(GossipSocket, "d0", address, group, PORT) as gossip:
+        for _ in range(MEMBERSHIPS_MAX + 2):
+            space.ip("link del d0")
+            make()
+            space.run(gossip.rejoin, "d0")
+            assert str(group) in space.ip("maddr show dev d0")
