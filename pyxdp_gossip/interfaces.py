@@ -41,6 +41,8 @@ IFNAMSIZ = 16
 IFLA_ADDRESS, IFLA_MTU = 1, 4
 IFINFMSG_END = 32  # nlmsghdr and ifinfmsg: here the attributes of a link begin
 MAC_BYTES = 6
+# A membership of each deleted interface stays with the kernel; it counts up to 20 of them.
+TOO_MANY_GROUPS = "the kernel counts too many groups; raise sysctl net.ipv4.igmp_max_memberships"
 RTEXT_FILTER_SKIP_STATS = 8  # a link's counters are half of its message, and nobody reads them
 RT_SCOPE_UNIVERSE = 0
 
@@ -219,9 +221,11 @@ def join_group_address(interface_index: int, group: IPv4Address) -> None:
     what = f"join group {group} on interface {interface_index}"
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         try:
-            netlink.request(_group_message(interface_index, group, RTM_NEWADDR))
+            _add_group(netlink, interface_index, group)
             return
         except NetlinkError as error:
+            if error.errno == errno.ENOBUFS:
+                raise HostError(f"cannot {what}: {TOO_MANY_GROUPS}") from error
             if error.errno != errno.EEXIST:
                 raise host_error(error, what) from error
         question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET}, [])
@@ -248,11 +252,26 @@ def leave_group_address(interface_index: int, group: IPv4Address) -> None:
                 raise host_error(error, what) from error
 
 
-def _group_message(index: int, group: IPv4Address, kind: int) -> bytes:
+def _add_group(netlink: NetlinkSocket, index: int, group: IPv4Address) -> None:
+    """The kernel's membership outlives a device that is deleted: one of the same index is in its
+    way, and goes with the address added and removed once without `autojoin`."""
+    try:
+        netlink.request(_group_message(index, group, RTM_NEWADDR))
+    except NetlinkError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        netlink.request(_group_message(index, group, RTM_NEWADDR, address_flags=0))
+        netlink.request(_group_message(index, group, RTM_DELADDR))
+        netlink.request(_group_message(index, group, RTM_NEWADDR))
+
+
+def _group_message(
+    index: int, group: IPv4Address, kind: int, address_flags: int = IFA_F_MCAUTOJOIN
+) -> bytes:
     fields = {"family": socket.AF_INET, "prefixlen": 32, "index": index}
     values: list[Any] = [("IFA_LOCAL", str(group)), ("IFA_ADDRESS", str(group))]
     flags = NLM_F_ACK
     if kind == RTM_NEWADDR:
-        values.append(("IFA_FLAGS", IFA_F_MCAUTOJOIN))
+        values.append(("IFA_FLAGS", address_flags))
         flags |= NLM_F_CREATE | NLM_F_EXCL
     return encode(ifaddrmsg, kind, flags, fields, values)
