@@ -231,12 +231,11 @@ class Agent:
             self._attach_packets()
 
     def _attach_packets(self) -> None:
-        if not self.dataplane.mode and self.watch.attach():
-            mode = self.dataplane.mode
+        if self.watch.attach():
             self.log.info(
                 "attached",
                 interface=self.config.host.interface,
-                mode=mode,
+                mode=self.dataplane.mode,
                 forwarding=self.dataplane.forwarding,
             )
 
@@ -304,6 +303,7 @@ class Agent:
             "mode": self.dataplane.forwarding,
             "attached": self.dataplane.mode,
             "interface": self.watch.state.value,
+            "interface_lost": self.watch.losses,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": self.dataplane.statistics().as_dict(),

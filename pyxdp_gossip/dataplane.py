@@ -336,12 +336,20 @@ class Dataplane:
         """What forwards: the AF_XDP loops, "zero-copy", "copy" or "skb"; or "xdp"."""
         return self._plane.mode if self._plane else "xdp"
 
+    @property
+    def has_interface(self) -> bool:
+        """The interface is there, and is the one with the XDP program, not another of its index."""
+        index, link = self._link.index, self._attached.xdp
+        return netlink.is_there(index) and (link is None or link.ifindex == index)
+
     def lose_interface(self) -> None:
-        """Gives up what was attached to the interface, which is gone; the sockops program stays."""
+        """Gives up what was attached to the interface, which is gone, a predecessor's program
+        included; the sockops program stays."""
         self._close_plane()
         attached = self._attached
-        if attached.xdp:
-            attached.xdp.remove()
+        link = attached.xdp or PinnedLink.find(self.settings.pins / "xdp")
+        if link and link.ifindex in (0, self._link.index):
+            link.remove()
         self._attached = _Attached(sockops=attached.sockops)
 
     def find_interface(self) -> None:

@@ -39,6 +39,9 @@ class InterfaceWatch:
         name: of the interface, which is there.
         address: this host's in the underlay; a returned interface must have it before it counts.
         tell: gets each change of state.
+
+    Attributes:
+        losses: how often the interface was found to be gone.
     """
 
     def __init__(
@@ -54,8 +57,29 @@ class InterfaceWatch:
         self._dataplane = dataplane
         self._gossip = gossip
         self._tell = tell
-        self._was_attached = False
+        self._wanted = False
+        self.losses = 0
         self.state = InterfaceState.UP if netlink.link(name).up else InterfaceState.DOWN
+
+    def attach(self) -> bool:
+        """Attaches the XDP program, unless it is; once the interface is back, if it is away.
+
+        Returns:
+            Whether it was attached just now.
+
+        Raises:
+            HostError: the kernel refuses.
+        """
+        self._wanted = True
+        if self.state is InterfaceState.GONE or self._dataplane.mode:
+            return False
+        try:
+            self._dataplane.attach_packets()
+        except HostError:
+            if self._dataplane.has_interface:
+                raise
+            return False  # it vanished in this moment, and `check` will see that
+        return True
 
     def check(self) -> bool:
         """Takes in how the interface is now.
@@ -66,8 +90,7 @@ class InterfaceWatch:
         Raises:
             HostError: it is back, but the kernel refuses what belongs on it; call again.
         """
-        index = self._dataplane.interface_index
-        if self.state is not InterfaceState.GONE and not netlink.is_there(index):
+        if self.state is not InterfaceState.GONE and not self._dataplane.has_interface:
             self._give_up()
         if self.state is InterfaceState.GONE and not self._is_back():
             return False
@@ -77,21 +100,13 @@ class InterfaceWatch:
         self._change(InterfaceState.UP if up else InterfaceState.DOWN)
         return True
 
-    def attach(self) -> bool:
-        """Attaches the data path; False: the interface is gone, it will be done at its return."""
-        if not self.check():
-            self._was_attached = True
-            return False
-        self._dataplane.attach_packets()
-        return True
-
     def _change(self, state: InterfaceState) -> None:
         if state is not self.state:
             self.state = state
             self._tell(InterfaceChanged(self._name, state))
 
     def _give_up(self) -> None:
-        self._was_attached = bool(self._dataplane.mode)
+        self.losses += 1
         self._dataplane.lose_interface()
         self._change(InterfaceState.GONE)
 
@@ -105,5 +120,5 @@ class InterfaceWatch:
     def _return(self) -> None:
         self._dataplane.find_interface()
         self._gossip.rejoin(self._name)
-        if self._was_attached:
+        if self._wanted:
             self._dataplane.attach_packets()
