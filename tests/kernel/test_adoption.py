@@ -46,7 +46,8 @@ from tests.model import Entry
 from tests.templates_of_routes import template
 
 Maker = Callable[[str], Namespace]
-RINGS = {"socket_events", "packet_events"}
+NOT_ADOPTED = {"socket_events", "packet_events", "trusted"}
+"""For an agent that is gone, and the kernel's word of one tick (ADR 7)."""
 UNCHANGED = (State.OTHER, State.OTHER_LINGERING, State.ABSENT)
 """What the table says of sessions with which a restart has nothing to do."""
 
@@ -246,9 +247,9 @@ def test_frames_that_a_dead_loop_left_are_lost_and_its_credit_ends(host: HostUnd
         del words
 
 
-def test_all_maps_but_the_rings_are_pinned(host: HostUnderTest) -> None:
+def test_all_maps_but_those_of_the_moment_are_pinned(host: HostUnderTest) -> None:
     names = {name for name in host.plane._maps if "." not in name}
-    assert names == set(MAPS) | RINGS
+    assert names == set(MAPS) | NOT_ADOPTED
     assert {path.name for path in pinned(host, "").iterdir()} == set(MAPS)
 
 
