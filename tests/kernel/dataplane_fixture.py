@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from pyxdp_gossip import kernel_mounts
 from pyxdp_gossip.bpf_object import ProgramRun
 from pyxdp_gossip.dataplane import Dataplane
@@ -37,10 +39,16 @@ from tests.golden_world import (
     session_key,
 )
 from tests.kernel.conftest import Namespace
+from tests.kernel.conftest import connect as connect_link
 from tests.model import Entry, Peer
 from tests.templates_of_routes import template
 
 _numbers = itertools.count(1)
+
+# Of the golden world's services, the TCP ones of both address families.
+TCP_SLOTS: Final = {4: 0, 6: 2}
+
+Pair = tuple[Any, Any]
 
 LINGER: Final = 1  # XG_META_LINGER
 HOUR_NS: Final = 3600 * 10**9
@@ -258,6 +266,13 @@ def make_pair(netns: Callable[[str], Any], veth: Callable[..., None]) -> tuple[A
         inside.ip(f"-{family} route add {CLIENTS[family]} dev {DEVICE}")
         outside.ip(f"-{family} route add {VIPS[family]} dev {OUTSIDE}")
     return inside, outside
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    """The host's namespace and the client's; a test file takes it in by `pair = ...`."""
+    with own_namespaces() as make:
+        yield make_pair(make, connect_link)
 
 
 @contextmanager

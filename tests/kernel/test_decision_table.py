@@ -8,7 +8,6 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from scapy.layers.inet import TCP
@@ -17,12 +16,12 @@ from pyxdp_gossip.session import KernelView
 from tests.golden import encapsulated, ethernet, ip, udp
 from tests.golden_tunnel import FLOOD_MARK, flooded, reflooded, tunnelled
 from tests.golden_world import CLIENTS, FLOOD, OWN_HOST, PEER, PORT, ROUTES, VIPS, State
-from tests.kernel.conftest import connect as connect_link
+from tests.kernel import dataplane_fixture
 from tests.kernel.dataplane_fixture import (
+    TCP_SLOTS,
     HostUnderTest,
+    Pair,
     host_under_test,
-    make_pair,
-    own_namespaces,
 )
 from tests.kernel.live_connection import (
     FAMILIES,
@@ -38,17 +37,9 @@ from tests.model import Entry, parse
 WINDOW = 65536  # XG_FIT_WINDOW
 TIME_WAIT_ACK_WINDOW = 0xFFFF  # XG_TIMEWAIT_WINDOW
 TELL_INTERVAL_S = 0.1  # RECENT_HOT_MS
-TCP_SLOTS = {4: 0, 6: 2}
 
-Pair = tuple[Any, Any]
 _ports = itertools.count(41000)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    """The host's namespace and the client's."""
-    with own_namespaces() as make:
-        yield make_pair(make, connect_link)
+pair = dataplane_fixture.pair
 
 
 @pytest.fixture(scope="module")

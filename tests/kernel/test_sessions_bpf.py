@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from tests.golden_world import CLIENTS, PORT, TCP_ONLY_PORT, VIPS
-from tests.kernel.conftest import connect as connect_link
+from tests.kernel import dataplane_fixture
 from tests.kernel.dataplane_fixture import (
+    TCP_SLOTS,
     Event,
     HostUnderTest,
+    Pair,
     host_under_test,
     make_pair,
-    own_namespaces,
 )
 from tests.kernel.live_connection import (
     PATIENCE_S,
@@ -29,21 +30,13 @@ from tests.kernel.live_connection import (
     wait_for,
 )
 
-TCP_SLOTS = {4: 0, 6: 2}
 LINGER_ZERO = struct.pack("ii", 1, 0)
 
 # Records of 40 bytes behind a header of 8 in a ring of 1 MiB.
 RING_RECORDS = (1 << 20) // 48
 
-Pair = tuple[Any, Any]
 _ports = itertools.count(42000)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    """The host's namespace and the client's."""
-    with own_namespaces() as make:
-        yield make_pair(make, connect_link)
+pair = dataplane_fixture.pair
 
 
 @pytest.fixture(scope="module")

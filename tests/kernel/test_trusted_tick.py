@@ -5,34 +5,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.golden_world import CLIENTS, OWN_HOST
-from tests.kernel.conftest import connect as connect_link
+from tests.kernel import dataplane_fixture
 from tests.kernel.dataplane_fixture import (
+    TCP_SLOTS,
     HostUnderTest,
+    Pair,
     host_under_test,
-    make_pair,
     next_tick,
-    own_namespaces,
 )
 from tests.kernel.live_connection import Connection, connected, numbers
 from tests.model import Entry
 
-Pair = tuple[Any, Any]
-TCP_SLOTS = {4: 0, 6: 2}
 AHEAD = 1 << 20  # TRUSTED_AHEAD
 TRIES = 50  # two test runs take microseconds, a tick milliseconds: the first try nearly always does
 _ports = itertools.count(43000)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    """The host's namespace and the client's."""
-    with own_namespaces() as make:
-        yield make_pair(make, connect_link)
+pair = dataplane_fixture.pair
 
 
 @pytest.fixture(scope="module")

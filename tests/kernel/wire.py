@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket
 from tests.golden_world import TUNNEL_PORT
+from tests.kernel.xsk_link import give
 from tests.model import NotReadableError, parse
 
 FRAMES: Final = 4096
@@ -30,14 +31,8 @@ class Wire:
         self._umem = umem
         self._socket = socket
         self._free = [number * FRAME_SIZE for number in range(FOR_RX, FRAMES)]
-        self._give([number * FRAME_SIZE for number in range(FOR_RX)])
+        give(socket, [number * FRAME_SIZE for number in range(FOR_RX)])
         self._seen: deque[bytes] = deque()
-
-    def _give(self, addresses: list[int]) -> None:
-        fill = self._socket.fill
-        assert fill.reserve(len(addresses)) == len(addresses)
-        fill.write(addresses)
-        fill.submit(len(addresses))
 
     def send(self, *frames: bytes) -> None:
         """Puts frames on the link, in order."""
@@ -72,7 +67,7 @@ class Wire:
         found = self._socket.rx.peek(BURST)
         self._seen += [bytes(self._umem.frame(*one)) for one in found]
         self._socket.rx.release(len(found))
-        self._give([address // FRAME_SIZE * FRAME_SIZE for address, _ in found])
+        give(self._socket, [address // FRAME_SIZE * FRAME_SIZE for address, _ in found])
         return bool(found)
 
     def receive_tunnelled(self, mac: bytes) -> bytes:
