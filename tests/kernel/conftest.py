@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import re
@@ -14,22 +13,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-CLONE_NEWNET = 0x40000000
+from bench.world import enter
+
 Result = TypeVar("Result")
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count(1)
-
-
-def _enter(name: str) -> None:
-    """Moves the calling thread into a namespace (os.setns came with Python 3.12)."""
-    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if _libc.setns(descriptor, CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-    finally:
-        os.close(descriptor)
 
 
 def command(*words: str) -> str:
@@ -66,7 +54,7 @@ class Namespace:
 
         def call() -> None:
             try:
-                _enter(self.name)
+                enter(self.name)
                 results.append(function(*arguments))
             except BaseException as failure:
                 failures.append(failure)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.world import enter
 from pyxdp_gossip.stats import ENDINGS
 from tests.golden import plain_rows
 from tests.golden_world import OWN_MAC
-from tests.kernel.conftest import _enter, connect
+from tests.kernel.conftest import connect
 from tests.kernel.dataplane_fixture import (
     DEVICE,
     OUTSIDE,
@@ -55,7 +56,7 @@ class LoopProcess:
 
     def _live(self, host: HostUnderTest) -> int:
         try:
-            _enter(host.namespace.name)
+            enter(host.namespace.name)
             host.plane._open_plane(host.plane.mode)
             os.write(self._ready, b"ready")
             os.close(self._ready)
