@@ -47,7 +47,7 @@ from pyxdp_gossip.pins import (
     forget_others,
     remove_folder,
 )
-from pyxdp_gossip.session import KernelView, Service, packed16
+from pyxdp_gossip.session import KernelView, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.template_slots import FLOOD, TemplateSlots
 from pyxdp_gossip.templates import HeaderTemplate
@@ -124,7 +124,7 @@ class Dataplane:
                 self.rebuilt_because = str(reason)
                 self._load({})
             if not self.adopted:
-                self._set_services(settings.services)
+                self._set_services()
                 self._pins.keep(self._maps)
         except BaseException:
             self.close()
@@ -200,9 +200,8 @@ class Dataplane:
         group = None if flood_template == NO_TEMPLATE else flood_template
         self._flood.set(group, copies)
 
-    def _set_services(self, services: Mapping[Service, int]) -> None:
-        packed = pack_services({slot: service for service, slot in services.items()})
-        places = service_places(packed, SERVICE_PLACES)
+    def _set_services(self) -> None:
+        places = service_places(pack_services(self.settings.by_slot), SERVICE_PLACES)
         memoryview(self._maps["services"].memory())[: len(places)] = places
 
     def close(self) -> None:
@@ -291,7 +290,7 @@ class Dataplane:
             table6=self.table6,
             owners=self.owners,
             templates=self._templates,
-            services=pack_services({slot: one for one, slot in settings.services.items()}),
+            services=pack_services(settings.by_slot),
             flood=self._flood,
             address=settings.address.packed,
             tunnel_port=settings.tunnel_port,
@@ -468,10 +467,9 @@ class Dataplane:
 
     def forwarder(self) -> Forwarder:
         """The C forwarder over this host's live tables and templates; it asks no kernel."""
-        services = {slot: service for service, slot in self.settings.services.items()}
         return Forwarder(
             self.settings.host, self.table4, self.table6, self.owners, self._templates,
-            pack_services(services), self._slots.get(FLOOD),
+            pack_services(self.settings.by_slot), self._slots.get(FLOOD),
         )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:

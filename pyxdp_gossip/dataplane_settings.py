@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +85,12 @@ class DataplaneSettings:
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
     plane: str = "xdp"
+
+    @property
+    def by_slot(self) -> dict[int, Service]:
+        """The services by their slots, in the order of those."""
+        ordered = sorted(self.services.items(), key=itemgetter(1))
+        return {slot: service for service, slot in ordered}
 
 
 def buckets_for(sessions: int) -> int:

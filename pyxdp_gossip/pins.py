@@ -48,8 +48,7 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, settings: DataplaneSettings, buckets4: int, buckets6: int) -> Self:
         """What this build makes with these settings."""
-        by_slot = {slot: service for service, slot in settings.services.items()}
-        packed = pack_services(dict(sorted(by_slot.items())))
+        packed = pack_services(settings.by_slot)
         digest = int.from_bytes(hashlib.sha256(packed).digest()[:8], "little")
         return cls(LAYOUT_DIGEST, digest, buckets4, buckets6, settings.host)
 
