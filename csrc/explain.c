@@ -66,13 +66,6 @@ static void note_kernel(struct xg_explanation *out, enum xg_kernel_answer kernel
 	note(out, codes[kernel], 0, 0);
 }
 
-/* Whether the forwarder has headers of this index. */
-static int has_headers(const struct xg_forwarder *forwarder, uint32_t index)
-{
-	return index < forwarder->template_count && forwarder->templates[index].len > 0 &&
-	       forwarder->templates[index].len <= XG_TEMPLATE_BYTES;
-}
-
 /* Which headers the frame would get: the owner's if the packet is its, else the flood group's.
  * Returns the template's index, or XG_NO_TEMPLATE. */
 static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_explanation *out,
@@ -84,8 +77,8 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 		index = xg_owner_load(&forwarder->owners[owner]).template_index;
 		if (index != XG_NO_TEMPLATE) {
 			note(out,
-			     has_headers(forwarder, index) ? XG_STEP_owner_headers :
-							     XG_STEP_owner_empty_headers,
+			     xg_forward_template(forwarder, index) ? XG_STEP_owner_headers :
+								     XG_STEP_owner_empty_headers,
 			     index, 0);
 			return index;
 		}
@@ -94,7 +87,7 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 			return XG_NO_TEMPLATE;
 	}
 	index = forwarder->flood ? forwarder->flood->group : XG_NO_TEMPLATE;
-	if (has_headers(forwarder, index))
+	if (xg_forward_template(forwarder, index))
 		note(out, XG_STEP_flood_headers, index, 0);
 	else
 		note(out, XG_STEP_flood_no_headers, 0, 0);
@@ -104,12 +97,11 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 static void note_size(const struct xg_forwarder *forwarder, struct xg_explanation *out,
 		      uint16_t index, uint32_t ending)
 {
-	const struct xg_template *tmpl;
+	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
 	enum xg_step_code code = XG_STEP_fits;
 
-	if (!has_headers(forwarder, index))
+	if (!tmpl)
 		return;
-	tmpl = &forwarder->templates[index];
 	if (ending == XG_COUNT_too_big)
 		code = XG_STEP_too_big;
 	else if (ending == XG_COUNT_no_headroom)

@@ -117,20 +117,11 @@ static void look_up(const struct xg_session_table *table, struct lookup *lookup,
 		metas[lookup->frame_of[i]] = lookup->metas[i];
 }
 
-static const struct xg_template *template_at(const struct xg_forwarder *forwarder, uint32_t index)
-{
-	const struct xg_template *tmpl = &forwarder->templates[index];
-
-	if (index >= forwarder->template_count || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
-		return NULL;
-	return tmpl;
-}
-
 static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
 			    uint32_t ending)
 {
-	const struct xg_template *tmpl = template_at(forwarder, index);
+	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
 	uint32_t written;
 
 	if (!tmpl)
@@ -277,7 +268,7 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 static int write_copy(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
 		      uint32_t index, struct xg_frame *copy)
 {
-	const struct xg_template *tmpl = template_at(forwarder, index);
+	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
 	uint32_t inner_len = frame->len - frame->outer_len;
 	struct xg_packet packet = { .l3_offset = 0 };
 	int reason;

@@ -10,6 +10,7 @@
 #ifndef XG_FORWARD_H
 #define XG_FORWARD_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "header_template.h"
@@ -73,5 +74,17 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet);
 void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
+
+/* The headers at a place of the templates, or NULL: outside, empty or broken. */
+static inline const struct xg_template *
+xg_forward_template(const struct xg_forwarder *forwarder, uint32_t index)
+{
+	const struct xg_template *tmpl;
+
+	if (index >= forwarder->template_count)
+		return NULL;
+	tmpl = &forwarder->templates[index];
+	return tmpl->len > 0 && tmpl->len <= XG_TEMPLATE_BYTES ? tmpl : NULL;
+}
 
 #endif
