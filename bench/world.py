@@ -45,6 +45,26 @@ def enter(namespace: str) -> None:
         os.close(descriptor)
 
 
+def call_inside(namespace: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Calls a function in a thread of its own inside a namespace, which belongs to a thread."""
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            enter(namespace)
+            results.append(function(*arguments))
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
 def names_in(folder: Path) -> list[str]:
     """The names in a folder that are a benchmark's."""
     entries = os.listdir(folder) if folder.is_dir() else []
@@ -128,22 +148,7 @@ class World:
 
         Sockets and programs that it makes stay in the namespace and may be used anywhere.
         """
-        results: list[Result] = []
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                enter(self.namespace(short))
-                results.append(function(*arguments))
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return results[0]
+        return call_inside(self.namespace(short), function, *arguments)
 
     def start(self, short: str, name: str, argv: list[str], cpu: int, cgroup: Path) -> Process:
         """Starts a process in a namespace and a cgroup, bound to one CPU; its log is a file."""

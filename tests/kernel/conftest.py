@@ -7,15 +7,12 @@ import itertools
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
-from bench.world import enter
-
-Result = TypeVar("Result")
+from bench.world import Result, call_inside
 
 _numbers = itertools.count(1)
 
@@ -49,22 +46,7 @@ class Namespace:
         A thread, since a namespace belongs to a thread: the test's own never leaves its place.
         Sockets and followers made there stay in the namespace and may be used by the test.
         """
-        results: list[Result] = []
-        failures: list[BaseException] = []
-
-        def call() -> None:
-            try:
-                enter(self.name)
-                results.append(function(*arguments))
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=call)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return results[0]
+        return call_inside(self.name, function, *arguments)
 
     def remove(self) -> None:
         """Removes the namespace; may be called again."""
