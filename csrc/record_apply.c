@@ -8,129 +8,84 @@
 
 #include "record_codec.h"
 
-/* One record on its way into the table. */
+/* One section on its way into the tables. */
 struct applier {
-	struct xg_session_table *table;
+	const struct xg_tables *tables;
 	__u16 own_host;
 	const struct xg_section *section;
 	const struct xg_moment *moment;
 	struct xg_apply_result *result;
 	struct xg_event *rivals;
-	struct xg_event event;	/* the session, in the form of a claim */
-	__u64 key[XG_KEY_WORDS_MAX];
+	int family;
+	__u8 kind;	/* enum xg_statement_kind */
 };
 
-/* What the table says about the session now. */
-struct present {
-	__u64 meta;
-	struct xg_session_cold cold;
+/* A record, read: its session in two forms. Slot XG_SERVICE_UNKNOWN: its service is not ours. */
+struct record {
+	struct xg_event event;	/* in the form of a claim */
+	struct xg_session_id session;
 };
-
-static void apply_put(const struct applier *a, __u8 flags, __u64 opened_at)
-{
-	struct xg_session_claim claim = {
-		.owner = a->section->sender,
-		.flags = flags,
-		.position = a->moment->position,
-		.opened_at = opened_at,
-		.now_ms = a->moment->now_ms,
-	};
-
-	if (xg_session_table_put(a->table, a->key, &claim) < 0)
-		a->result->refused++;
-	else
-		a->result->applied++;
-}
-
-/* Is the sender's statement older than the entry, which is the sender's own? Positions of two
- * incarnations say nothing about each other: an entry of the one before always gives way. */
-static bool is_stale(const struct applier *a, const struct present *present)
-{
-	if (!xg_session_table_is_current(a->table, present->meta))
-		return false;
-	return (__s32)(a->moment->position - present->cold.position) < 0;
-}
 
 /* Ours is the newer OPEN: let the caller say so again. */
-static void note_rival(struct applier *a, const struct present *present)
+static void note_rival(struct applier *a, const struct record *record)
 {
-	if (xg_meta_owner(present->meta) != a->own_host ||
-	    (xg_meta_flags(present->meta) & XG_META_LINGER))
-		return;
-	if (a->result->rivals == XG_RIVALS_MAX) {
+	if (a->result->rivals == XG_RIVALS_MAX)
 		a->result->rivals_dropped++;
-		return;
-	}
-	a->rivals[a->result->rivals++] = a->event;
+	else
+		a->rivals[a->result->rivals++] = record->event;
 }
 
-static bool beats(const struct applier *a, const struct present *present)
+static void enter(struct applier *a, const struct record *record)
 {
-	__u64 theirs = present->cold.opened_at;
+	struct xg_statement statement = {
+		.session = record->session,
+		.owner = a->section->sender,
+		.kind = a->kind,
+		.clock = a->kind == XG_SAID_OPEN ? a->moment->clock : 0,
+		.position = a->moment->position,
+		.now_ms = a->moment->now_ms,
+	};
+	__u16 winner = XG_HOST_UNOWNED;
 
-	if (a->moment->clock != theirs)
-		return a->moment->clock > theirs;
-	return a->section->sender > xg_meta_owner(present->meta);
-}
-
-static __u64 newer(__u64 left, __u64 right)
-{
-	return left > right ? left : right;
-}
-
-static void apply_open(struct applier *a)
-{
-	struct present present;
-	bool absent = xg_session_table_get(a->table, a->key, &present.meta, &present.cold) < 0;
-
-	if (absent || xg_meta_owner(present.meta) == XG_HOST_UNOWNED) {
-		apply_put(a, 0, a->moment->clock);
-	} else if (xg_meta_owner(present.meta) == a->section->sender) {
-		if (is_stale(a, &present))
-			a->result->stale++;
-		else	/* a shard is undated: it must not make a dated claim look old */
-			apply_put(a, 0, newer(a->moment->clock, present.cold.opened_at));
-	} else if (beats(a, &present)) {
-		apply_put(a, 0, a->moment->clock);
-	} else {
-		a->result->lost_conflicts++;
-		note_rival(a, &present);
-	}
-}
-
-/* CLOSE removes only what it closes: the sender's own entry, and none that is newer. */
-static void apply_end(struct applier *a, bool linger)
-{
-	struct present present;
-
-	if (xg_session_table_get(a->table, a->key, &present.meta, &present.cold) < 0 ||
-	    xg_meta_owner(present.meta) != a->section->sender || is_stale(a, &present)) {
-		a->result->stale++;
-	} else if (linger) {
-		apply_put(a, XG_META_LINGER, present.cold.opened_at);
-	} else {
-		xg_session_table_remove(a->table, a->key);
+	switch (xg_enter(a->tables, &statement, false, a->section->keep_closed, &winner)) {
+	case XG_ENTERED:
 		a->result->applied++;
+		break;
+	case XG_STALE:
+		a->result->stale++;
+		break;
+	case XG_LOST:
+		a->result->lost_conflicts++;
+		if (winner == a->own_host && a->kind == XG_SAID_OPEN &&
+		    xg_said(a->tables, &record->session, winner) == XG_SAID_OPEN)
+			note_rival(a, record);
+		break;
+	case XG_REFUSED:
+		a->result->refused++;
+		break;
 	}
 }
 
-/* Read one record into `event` and `key`; false: its service is not ours. */
-static bool read_record(struct applier *a, const __u8 *record, int family)
+/* Read one record, and start its session's cache misses. */
+static void read_record(const struct applier *a, const __u8 *bytes, struct record *record)
 {
-	size_t address_len = family == 4 ? 4 : 16;
-	size_t index = (size_t)record[address_len + 2] << 8 | record[address_len + 3];
+	size_t address_len = a->family == 4 ? 4 : 16;
+	size_t index = (size_t)bytes[address_len + 2] << 8 | bytes[address_len + 3];
+	const struct xg_session_table *table = xg_table_of(a->tables, a->family);
 	__u16 slot = XG_SERVICE_UNKNOWN;
 
 	if (index < a->section->translation_count)
 		memcpy(&slot, a->section->translation + index * sizeof(slot), sizeof(slot));
-	memset(&a->event, 0, sizeof(a->event));
-	a->event.kind = XG_EVENT_CLAIM;
-	a->event.family = (__u8)family;
-	a->event.slot = slot;
-	memcpy(a->event.address, record, address_len);
-	memcpy(&a->event.port_be, record + address_len, sizeof(a->event.port_be));
-	xg_session_key(a->key, &a->event);
-	return slot != XG_SERVICE_UNKNOWN;
+	memset(&record->event, 0, sizeof(record->event));
+	record->event.kind = XG_EVENT_CLAIM;
+	record->event.family = (__u8)a->family;
+	record->event.slot = slot;
+	memcpy(record->event.address, bytes, address_len);
+	memcpy(&record->event.port_be, bytes + address_len, sizeof(record->event.port_be));
+	xg_session_key(record->session.key, &record->event);
+	record->session.family = a->family;
+	record->session.hash = xg_session_table_hash(table, record->session.key);
+	xg_session_table_prefetch(table, record->session.hash);
 }
 
 static int family_of_kind(__u8 kind)
@@ -149,16 +104,32 @@ static int family_of_kind(__u8 kind)
 	}
 }
 
-static void apply_record(struct applier *a, const __u8 *record, int family)
+static __u8 statement_of_kind(__u8 kind)
 {
-	__u8 kind = a->section->kind;
+	switch (kind) {
+	case XG_SECTION_OPEN4:
+	case XG_SECTION_OPEN6:
+		return XG_SAID_OPEN;
+	case XG_SECTION_LINGER4:
+	case XG_SECTION_LINGER6:
+		return XG_SAID_LINGER;
+	default:
+		return XG_SAID_CLOSED;
+	}
+}
 
-	if (!read_record(a, record, family))
-		a->result->unknown_service++;
-	else if (kind == XG_SECTION_OPEN4 || kind == XG_SECTION_OPEN6)
-		apply_open(a);
-	else
-		apply_end(a, kind == XG_SECTION_LINGER4 || kind == XG_SECTION_LINGER6);
+static void apply_group(struct applier *a, const __u8 *bytes, size_t count, size_t step)
+{
+	struct record records[XG_GROUP];
+
+	for (size_t i = 0; i < count; i++) /* start all misses before waiting on any */
+		read_record(a, bytes + i * step, &records[i]);
+	for (size_t i = 0; i < count; i++) {
+		if (records[i].event.slot == XG_SERVICE_UNKNOWN)
+			a->result->unknown_service++;
+		else
+			enter(a, &records[i]);
+	}
 }
 
 int xg_apply(struct xg_tables tables, __u16 own_host, const struct xg_section *section,
@@ -167,21 +138,25 @@ int xg_apply(struct xg_tables tables, __u16 own_host, const struct xg_section *s
 {
 	int family = family_of_kind(section->kind);
 	struct applier a = {
-		.table = family == 4 ? tables.v4 : tables.v6,
+		.tables = &tables,
 		.own_host = own_host,
 		.section = section,
 		.moment = moment,
 		.result = result,
 		.rivals = rivals,
+		.family = family,
+		.kind = statement_of_kind(section->kind),
 	};
 	size_t step = family == 4 ? XG_RECORD4_LEN : XG_RECORD6_LEN;
+	size_t count = section->len / step;
 
 	memset(result, 0, sizeof(*result));
 	if (!family || section->sender == own_host || section->sender > XG_HOST_MAX)
 		return -EINVAL;
 	if (section->len % step)
 		return -EBADMSG;
-	for (size_t at = 0; at < section->len; at += step)
-		apply_record(&a, section->body + at, family);
+	for (size_t at = 0; at < count; at += XG_GROUP)
+		apply_group(&a, section->body + at * step,
+			    count - at < XG_GROUP ? count - at : XG_GROUP, step);
 	return 0;
 }

@@ -11,20 +11,9 @@
 
 /* ---- records and keys ---- */
 
-/* The two forms of a key as one: words as the table wants them, and its family. */
-struct session {
-	__u64 key[XG_KEY_WORDS_MAX];
-	int family;
-};
-
 static size_t record_len(int family)
 {
 	return family == 4 ? XG_RECORD4_LEN : XG_RECORD6_LEN;
-}
-
-static struct xg_session_table *table_of(struct xg_tables tables, int family)
-{
-	return family == 4 ? tables.v4 : tables.v6;
 }
 
 void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event)
@@ -42,7 +31,7 @@ void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event)
 	}
 }
 
-static void record_write(__u8 *out, const __u64 *key, int family)
+void xg_record_write(__u8 *out, const __u64 *key, int family)
 {
 	struct xg_key4 key4;
 	struct xg_key6 key6;
@@ -84,23 +73,35 @@ enum ending { ENDING_NONE, ENDING_CLOSE, ENDING_LINGER };
 /* What the others are to be told of one session: first how the old one ended, then that a new
  * one is open. */
 struct pending {
-	struct session session;
+	struct xg_session_id session;
+	__u16 next;	/* in its chain, or XG_BATCH_MAX */
 	__u8 ending;	/* enum ending */
 	__u8 open;
 	__u8 known;	/* the others may have an entry of ours from before */
 };
 
+#define XG_BATCH_CHAINS 512	/* twice as many as sessions, so that chains are short */
+
 struct xg_batch {
 	unsigned int count;
-	__u32 tags[XG_BATCH_MAX];	/* of the keys: one short scan finds a session */
+	__u16 chains[XG_BATCH_CHAINS];	/* by the session's hash: the first item, or XG_BATCH_MAX */
 	struct pending items[XG_BATCH_MAX];
 	struct xg_batch_counts counts;
 };
 
+static void clear_chains(struct xg_batch *batch)
+{
+	for (size_t i = 0; i < XG_BATCH_CHAINS; i++)
+		batch->chains[i] = XG_BATCH_MAX;
+}
+
 int xg_batch_create(struct xg_batch **batch)
 {
 	*batch = calloc(1, sizeof(**batch));
-	return *batch ? 0 : -ENOMEM;
+	if (!*batch)
+		return -ENOMEM;
+	clear_chains(*batch);
+	return 0;
 }
 
 void xg_batch_destroy(struct xg_batch *batch)
@@ -118,123 +119,125 @@ struct xg_batch_counts xg_batch_counts(const struct xg_batch *batch)
 	return batch->counts;
 }
 
-static __u32 tag_of(const struct session *session)
+static __u16 *chain_of(struct xg_batch *batch, const struct xg_session_id *session)
 {
-	__u64 mix = session->key[0] ^ session->key[1] * 3 ^ session->key[2] * 5;
-
-	return (__u32)((mix * 0x9e3779b97f4a7c15ull) >> 32);
+	return &batch->chains[session->hash % XG_BATCH_CHAINS];
 }
 
-static struct pending *batch_find(struct xg_batch *batch, const struct session *session)
+static struct pending *batch_find(struct xg_batch *batch, const struct xg_session_id *session)
 {
-	__u32 tag = tag_of(session);
+	for (__u16 i = *chain_of(batch, session); i != XG_BATCH_MAX; i = batch->items[i].next) {
+		const struct xg_session_id *other = &batch->items[i].session;
 
-	for (unsigned int i = 0; i < batch->count; i++) {
-		if (batch->tags[i] != tag || batch->items[i].session.family != session->family)
-			continue;
-		if (!memcmp(batch->items[i].session.key, session->key, sizeof(session->key)))
+		if (other->family == session->family &&
+		    !memcmp(other->key, session->key, sizeof(session->key)))
 			return &batch->items[i];
 	}
 	return NULL;
 }
 
-static struct pending *batch_add(struct xg_batch *batch, const struct session *session)
+static void chain_in(struct xg_batch *batch, struct pending *item)
 {
-	struct pending *item = &batch->items[batch->count];
+	__u16 *chain = chain_of(batch, &item->session);
 
-	batch->tags[batch->count] = tag_of(session);
+	item->next = *chain;
+	*chain = (__u16)(item - batch->items);
+}
+
+static void chain_out(struct xg_batch *batch, const struct pending *item)
+{
+	__u16 *link = chain_of(batch, &item->session);
+
+	while (*link != item - batch->items)
+		link = &batch->items[*link].next;
+	*link = item->next;
+}
+
+static struct pending *batch_add(struct xg_batch *batch, const struct xg_session_id *session)
+{
+	struct pending *item = &batch->items[batch->count++];
+
 	memset(item, 0, sizeof(*item));
 	item->session = *session;
-	batch->count++;
+	chain_in(batch, item);
 	return item;
 }
 
 static void batch_drop(struct xg_batch *batch, struct pending *item)
 {
-	size_t i = (size_t)(item - batch->items);
+	struct pending *last = &batch->items[batch->count - 1];
 
+	chain_out(batch, item);
+	if (item != last) {
+		chain_out(batch, last);
+		*item = *last;
+		chain_in(batch, item);
+	}
 	batch->count--;
-	batch->items[i] = batch->items[batch->count];
-	batch->tags[i] = batch->tags[batch->count];
 }
 
 /* ---- own events into table and batch ---- */
 
 struct absorber {
 	struct xg_batch *batch;
-	struct xg_session_table *table;
+	const struct xg_tables *tables;
 	__u16 own_host;
 	const struct xg_moment *moment;
-	struct session session;
+	const struct xg_session_id *session;
 	struct pending *item;	/* of that session, or NULL */
 };
 
-static int own_put(const struct absorber *a, __u8 flags, __u64 opened_at)
+static enum xg_outcome say(const struct absorber *a, __u8 kind, __u64 clock)
 {
-	struct xg_session_claim claim = {
+	struct xg_statement statement = {
+		.session = *a->session,
 		.owner = a->own_host,
-		.flags = flags,
+		.kind = kind,
+		.clock = clock,
 		.position = a->moment->position,
-		.opened_at = opened_at,
 		.now_ms = a->moment->now_ms,
 	};
 
-	return xg_session_table_put(a->table, a->session.key, &claim);
-}
-
-/* The own entry of the session: its flags, or -1 if this host has none. */
-static int own_entry(const struct absorber *a, struct xg_session_cold *cold)
-{
-	__u64 meta;
-
-	if (xg_session_table_get(a->table, a->session.key, &meta, cold) < 0 ||
-	    xg_meta_owner(meta) != a->own_host)
-		return -1;
-	return xg_meta_flags(meta);
+	return xg_enter(a->tables, &statement, true, false, NULL);
 }
 
 static void absorb_open(struct absorber *a, __u8 kind)
 {
-	struct xg_session_cold cold;
-	int flags = own_entry(a, &cold);
+	__u8 said = xg_said(a->tables, a->session, a->own_host);
 	bool refused;
 
 	/* A TIME_WAIT socket is known to the kernel too, but will never close again: a claim of
 	 * it must not bring the session back to life. */
-	if (kind == XG_EVENT_CLAIM && flags >= 0 && (flags & XG_META_LINGER)) {
+	if (kind == XG_EVENT_CLAIM && said == XG_SAID_LINGER) {
 		a->batch->counts.ignored++;
 		return;
 	}
-	refused = own_put(a, 0, a->moment->clock) < 0;
+	refused = say(a, XG_SAID_OPEN, a->moment->clock) == XG_REFUSED;
 	a->batch->counts.refused += refused;
 	if (!a->item)
-		a->item = batch_add(a->batch, &a->session);
-	/* If there was an entry before, or it may have been refused before, then somebody may
-	 * have heard of it: a CLOSE that follows must be told. */
-	if (!a->item->open && (flags >= 0 || refused) && a->item->ending == ENDING_NONE)
+		a->item = batch_add(a->batch, a->session);
+	/* If there was a statement before, then somebody may have heard of it: a CLOSE that
+	 * follows must be told. */
+	if (!a->item->open && said && a->item->ending == ENDING_NONE)
 		a->item->known = 1;
 	a->item->open = 1;
 }
 
 static void absorb_end(struct absorber *a, __u8 kind)
 {
-	struct xg_session_cold cold;
-	int flags = own_entry(a, &cold);
 	__u8 ending = kind == XG_EVENT_CLOSE ? ENDING_CLOSE : ENDING_LINGER;
 
-	/* A refusal cannot be: the entry is there and is overwritten in place. */
-	if (flags >= 0 && ending == ENDING_LINGER)
-		(void)own_put(a, XG_META_LINGER, cold.opened_at);
-	else if (flags >= 0)
-		xg_session_table_remove(a->table, a->session.key);
-
+	if (kind == XG_EVENT_CLOSE)
+		say(a, XG_SAID_CLOSED, 0);
+	else if (xg_said(a->tables, a->session, a->own_host))
+		say(a, XG_SAID_LINGER, 0);
 	if (a->item && a->item->open && !a->item->known && a->item->ending == ENDING_NONE) {
 		a->batch->counts.cancelled++;
 		batch_drop(a->batch, a->item);
 		return;
 	}
 	if (!a->item)
-		a->item = batch_add(a->batch, &a->session);
+		a->item = batch_add(a->batch, a->session);
 	/* CLOSE says more than LINGER, unless the session was open again in between. */
 	if (a->item->open || a->item->ending != ENDING_CLOSE)
 		a->item->ending = ending;
@@ -247,29 +250,58 @@ static bool is_ownership(const struct xg_event *event)
 	       (event->family == 4 || event->family == 6);
 }
 
+/* Read some events and start the cache misses of all their sessions. */
+static void prepare(const struct xg_tables *tables, const __u8 *events, size_t count,
+		    struct xg_event *read, struct xg_session_id *sessions)
+{
+	for (size_t i = 0; i < count; i++) {
+		const struct xg_session_table *table;
+
+		memcpy(&read[i], events + i * sizeof(*read), sizeof(*read));
+		if (!is_ownership(&read[i]))
+			continue;
+		xg_session_key(sessions[i].key, &read[i]);
+		sessions[i].family = read[i].family;
+		table = xg_table_of(tables, read[i].family);
+		sessions[i].hash = xg_session_table_hash(table, sessions[i].key);
+		xg_session_table_prefetch(table, sessions[i].hash);
+	}
+}
+
+static bool absorb_one(struct absorber *a, const struct xg_event *event)
+{
+	if (!is_ownership(event)) {
+		a->batch->counts.ignored++;
+		return true;
+	}
+	a->item = batch_find(a->batch, a->session);
+	if (!a->item && a->batch->count == XG_BATCH_MAX)
+		return false;
+	if (event->kind == XG_EVENT_OPEN || event->kind == XG_EVENT_CLAIM)
+		absorb_open(a, event->kind);
+	else
+		absorb_end(a, event->kind);
+	return true;
+}
+
 size_t xg_batch_absorb(struct xg_batch *batch, struct xg_tables tables, __u16 own_host,
 		       const void *events, size_t count, const struct xg_moment *moment)
 {
-	struct absorber a = { .batch = batch, .own_host = own_host, .moment = moment };
+	struct absorber a = {
+		.batch = batch, .tables = &tables, .own_host = own_host, .moment = moment,
+	};
+	struct xg_session_id sessions[XG_GROUP];
+	struct xg_event read[XG_GROUP];
 
-	for (size_t i = 0; i < count; i++) {
-		struct xg_event event;
+	for (size_t at = 0; at < count; at += XG_GROUP) {
+		size_t here = count - at < XG_GROUP ? count - at : XG_GROUP;
 
-		memcpy(&event, (const __u8 *)events + i * sizeof(event), sizeof(event));
-		if (!is_ownership(&event)) {
-			batch->counts.ignored++;
-			continue;
+		prepare(&tables, (const __u8 *)events + at * sizeof(*read), here, read, sessions);
+		for (size_t i = 0; i < here; i++) {
+			a.session = &sessions[i];
+			if (!absorb_one(&a, &read[i]))
+				return at + i;
 		}
-		xg_session_key(a.session.key, &event);
-		a.session.family = event.family;
-		a.table = table_of(tables, event.family);
-		a.item = batch_find(batch, &a.session);
-		if (!a.item && batch->count == XG_BATCH_MAX)
-			return i;
-		if (event.kind == XG_EVENT_OPEN || event.kind == XG_EVENT_CLAIM)
-			absorb_open(&a, event.kind);
-		else
-			absorb_end(&a, event.kind);
 	}
 	return count;
 }
@@ -318,7 +350,7 @@ static size_t encode_section(struct xg_batch *batch, const struct plan *plan, __
 
 		if (!is_due(item, plan))
 			continue;
-		record_write(out + XG_SECTION_HEADER_LEN + len, item->session.key, plan->family);
+		xg_record_write(out + XG_SECTION_HEADER_LEN + len, item->session.key, plan->family);
 		len += record_len(plan->family);
 		fit--;
 		mark_told(item, plan);
@@ -342,25 +374,63 @@ size_t xg_batch_encode(struct xg_batch *batch, __u8 *out, size_t budget)
 	return len;
 }
 
-size_t xg_shard_encode(const struct xg_session_table *table, __u16 own_host, __u64 *cursor,
+/* ---- shards ---- */
+
+/* The ledger's statements follow the table's slots in one numbering of the cursor. */
+#define LEDGER_CURSOR (1ull << 40)
+
+static bool next_of_ledger(const struct xg_tables *tables, int family, __u16 own_host,
+			   __u64 *cursor, __u64 *key)
+{
+	__u32 at = (__u32)(*cursor - LEDGER_CURSOR);
+	struct xg_statement *s;
+
+	while ((s = xg_ledger_next(tables->ledger, &at))) {
+		if (s->owner != own_host || s->kind != XG_SAID_OPEN || s->session.family != family)
+			continue;
+		memcpy(key, s->session.key, sizeof(s->session.key));
+		*cursor = LEDGER_CURSOR + at;
+		return true;
+	}
+	*cursor = XG_SLOT_END;
+	return false;
+}
+
+/* The next own session to tell; false: none in these slots, or none at all at XG_SLOT_END. */
+static bool next_to_tell(const struct xg_tables *tables, int family, __u16 own_host,
+			 __u64 *cursor, __u64 *key)
+{
+	const struct xg_session_table *table = xg_table_of(tables, family);
+	struct xg_session_cold cold;
+	__u64 meta;
+
+	while (*cursor < LEDGER_CURSOR) {
+		if (!xg_session_table_next_of_owner(table, cursor, XG_SHARD_SLOTS, own_host, key,
+						    &meta, &cold)) {
+			if (*cursor != XG_SLOT_END)
+				return false;
+			*cursor = LEDGER_CURSOR;
+			break;
+		}
+		if (!(xg_meta_flags(meta) & XG_META_LINGER))
+			return true;
+	}
+	return next_of_ledger(tables, family, own_host, cursor, key);
+}
+
+size_t xg_shard_encode(struct xg_tables tables, int family, __u16 own_host, __u64 *cursor,
 		       __u8 *out, size_t budget)
 {
-	int family = xg_session_table_family(table);
 	size_t fit = records_that_fit(family, budget);
 	__u64 begin = *cursor;
 	size_t len = 0;
 
 	while (fit > 0 && *cursor != XG_SLOT_END && *cursor - begin < XG_SHARD_SLOTS) {
-		struct xg_session_cold cold;
 		__u64 key[XG_KEY_WORDS_MAX];
-		__u64 meta;
 
-		if (!xg_session_table_next_of_owner(table, cursor, XG_SHARD_SLOTS, own_host, key,
-						    &meta, &cold))
+		if (!next_to_tell(&tables, family, own_host, cursor, key))
 			break;
-		if (xg_meta_flags(meta) & XG_META_LINGER)
-			continue;
-		record_write(out + XG_SECTION_HEADER_LEN + len, key, family);
+		xg_record_write(out + XG_SECTION_HEADER_LEN + len, key, family);
 		len += record_len(family);
 		fit--;
 	}

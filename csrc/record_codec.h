@@ -16,7 +16,7 @@
 
 #include <stddef.h>
 
-#include "session_table.h"
+#include "merge.h"
 
 enum xg_section_kind {
 	XG_SECTION_OPEN4 = 0x10,
@@ -32,19 +32,18 @@ enum xg_section_kind {
 #define XG_RECORD6_LEN 20
 
 #define XG_BATCH_MAX 256	/* sessions: more than one 1400-byte datagram holds */
+#define XG_GROUP 32	/* sessions whose cache misses are started together */
 #define XG_RIVALS_MAX 64	/* of one section; a host that loses more hears of them again */
 #define XG_SERVICE_UNKNOWN 0xffff	/* in a translation: this host does not have the service */
 
 /* Slots that one call of xg_shard_encode looks at: bounds its time to a few milliseconds. */
 #define XG_SHARD_SLOTS (1u << 20)
 
-struct xg_tables {
-	struct xg_session_table *v4;
-	struct xg_session_table *v6;
-};
-
 /* The table's key of an event's session: one word for IPv4 (the others become 0), or three. */
 void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event);
+
+/* Write one record, its index the key's slot; returns nothing, for its length is its family's. */
+void xg_record_write(__u8 *out, const __u64 *key, int family);
 
 /* When something was said: what every record of one batch has in common. */
 struct xg_moment {
@@ -79,10 +78,11 @@ size_t xg_batch_absorb(struct xg_batch *batch, struct xg_tables tables, __u16 ow
  * bytes, and forget what was written. Returns the bytes written; what did not fit stays. */
 size_t xg_batch_encode(struct xg_batch *batch, __u8 *out, size_t budget);
 
-/* Write own sessions that do not linger as one OPEN section. *cursor starts at 0 and becomes
- * XG_SLOT_END behind the last session. Returns the bytes written: 0 before the end if
- * XG_SHARD_SLOTS slots held none, or if `budget` has no room for one record. */
-size_t xg_shard_encode(const struct xg_session_table *table, __u16 own_host, __u64 *cursor,
+/* Write own sessions that do not linger as one OPEN section: those that the table shows, then
+ * those that only the ledger has. *cursor starts at 0 and becomes XG_SLOT_END behind the last
+ * session. Returns the bytes written: 0 before the end if XG_SHARD_SLOTS slots held none, or if
+ * `budget` has no room for one record. */
+size_t xg_shard_encode(struct xg_tables tables, int family, __u16 own_host, __u64 *cursor,
 		       __u8 *out, size_t budget);
 
 /* ---- others' records ---- */
@@ -90,10 +90,10 @@ size_t xg_shard_encode(const struct xg_session_table *table, __u16 own_host, __u
 /* Each record ends in exactly one of the first five. */
 struct xg_apply_result {
 	__u32 applied;
-	__u32 stale;		/* older than the table, or a CLOSE of another's session */
+	__u32 stale;		/* its owner said something later, or a CLOSE ended nothing */
 	__u32 lost_conflicts;	/* another host's OPEN of that session is the newer one */
 	__u32 unknown_service;
-	__u32 refused;		/* no room in the table */
+	__u32 refused;		/* no room in the table; kept in the ledger */
 	__u32 rivals;		/* written to the rivals array */
 	__u32 rivals_dropped;	/* beyond XG_RIVALS_MAX */
 };
@@ -107,6 +107,7 @@ struct xg_section {
 	const __u8 *translation;	/* a __u16 for each index of the sender, any alignment:
 					 * the own slot, or XG_SERVICE_UNKNOWN */
 	size_t translation_count;
+	bool keep_closed;	/* an older OPEN of a session that it closes may still come */
 };
 
 /*

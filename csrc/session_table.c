@@ -208,10 +208,26 @@ static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 h
 	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key);
 }
 
+void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
+{
+	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+
+	prefetch_bucket(t, first);
+	prefetch_bucket(t, xg_hash_bucket2(hash, t->bucket_mask));
+	/* The cold parts of one bucket share a line; most sessions lie in their first bucket. */
+	__builtin_prefetch(&t->cold[(size_t)first * XG_BUCKET_ENTRIES], 1);
+}
+
 int xg_session_table_get(const struct xg_session_table *t, const __u64 *key, __u64 *meta,
 			 struct xg_session_cold *cold)
 {
-	__u32 slot = slot_of(t, key, hash_of(t, key));
+	return xg_session_table_get_hashed(t, key, hash_of(t, key), meta, cold);
+}
+
+int xg_session_table_get_hashed(const struct xg_session_table *t, const __u64 *key, __u64 hash,
+				__u64 *meta, struct xg_session_cold *cold)
+{
+	__u32 slot = slot_of(t, key, hash);
 
 	if (slot == XG_NO_SLOT || !is_valid(t, meta_at(t, slot)))
 		return -ENOENT;
@@ -256,7 +272,12 @@ static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64
 int xg_session_table_put(struct xg_session_table *t, const __u64 *key,
 			 const struct xg_session_claim *claim)
 {
-	__u64 hash = hash_of(t, key);
+	return xg_session_table_put_hashed(t, key, hash_of(t, key), claim);
+}
+
+int xg_session_table_put_hashed(struct xg_session_table *t, const __u64 *key, __u64 hash,
+				const struct xg_session_claim *claim)
+{
 	__u32 slot = slot_of(t, key, hash);
 	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
 
@@ -283,7 +304,11 @@ int xg_session_table_put(struct xg_session_table *t, const __u64 *key,
 
 int xg_session_table_remove(struct xg_session_table *t, const __u64 *key)
 {
-	__u64 hash = hash_of(t, key);
+	return xg_session_table_remove_hashed(t, key, hash_of(t, key));
+}
+
+int xg_session_table_remove_hashed(struct xg_session_table *t, const __u64 *key, __u64 hash)
+{
 	__u32 slot = slot_of(t, key, hash);
 	bool valid;
 
@@ -381,6 +406,11 @@ int xg_session_table_next_of_owner(const struct xg_session_table *t, __u64 *curs
 }
 
 /* ---- figures ---- */
+
+const struct xg_owner_state *xg_session_table_owners(const struct xg_session_table *t)
+{
+	return t->owners;
+}
 
 int xg_session_table_family(const struct xg_session_table *t)
 {

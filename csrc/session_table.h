@@ -87,6 +87,15 @@ int xg_session_table_remove(struct xg_session_table *table, const __u64 *key);
 int xg_session_table_get(const struct xg_session_table *table, const __u64 *key,
 			 __u64 *meta, struct xg_session_cold *cold);
 
+/* The same with a key's hash, of xg_session_table_hash(), known already; a writer that goes
+ * through many keys starts their cache misses first. */
+void xg_session_table_prefetch(const struct xg_session_table *table, __u64 hash);
+int xg_session_table_get_hashed(const struct xg_session_table *table, const __u64 *key, __u64 hash,
+				__u64 *meta, struct xg_session_cold *cold);
+int xg_session_table_put_hashed(struct xg_session_table *table, const __u64 *key, __u64 hash,
+				const struct xg_session_claim *claim);
+int xg_session_table_remove_hashed(struct xg_session_table *table, const __u64 *key, __u64 hash);
+
 /* Is a valid entry of its owner's present epoch, not of the one before? */
 int xg_session_table_is_current(const struct xg_session_table *table, __u64 meta);
 
@@ -118,6 +127,7 @@ int xg_session_table_next_of_owner(const struct xg_session_table *table, __u64 *
 				   __u64 slots, __u16 owner, __u64 *key, __u64 *meta,
 				   struct xg_session_cold *cold);
 
+const struct xg_owner_state *xg_session_table_owners(const struct xg_session_table *table);
 int xg_session_table_family(const struct xg_session_table *table);
 __u64 xg_session_table_hash(const struct xg_session_table *table, const __u64 *key);
 __u64 xg_session_table_used(const struct xg_session_table *table);	/* void ones included */

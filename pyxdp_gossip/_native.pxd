@@ -93,10 +93,11 @@ cdef extern from "session_table.h" nogil:
     u64 xg_session_table_capacity(const xg_session_table *table) noexcept
     u64 xg_session_table_refused(const xg_session_table *table) noexcept
     u64 xg_session_table_evicted(const xg_session_table *table) noexcept
+    u64 xg_session_table_hash(const xg_session_table *table, const u64 *key) noexcept
     u64 xg_session_table_moves(const xg_session_table *table) noexcept
 
 
-# ---- record_codec.h ----
+# ---- merge.h, record_codec.h ----
 
 cdef extern from "record_codec.h" nogil:
     enum:
@@ -106,9 +107,18 @@ cdef extern from "record_codec.h" nogil:
         XG_RECORD6_LEN
         XG_SERVICE_UNKNOWN
 
+    struct xg_ledger:
+        pass
+
+    struct xg_session_id:
+        u64 key[3]
+        u64 hash
+        int family
+
     struct xg_tables:
         xg_session_table *v4
         xg_session_table *v6
+        xg_ledger *ledger
 
     struct xg_moment:
         u64 clock
@@ -139,7 +149,26 @@ cdef extern from "record_codec.h" nogil:
         size_t len
         const u8 *translation
         size_t translation_count
+        bint keep_closed
 
+    int xg_ledger_create(xg_ledger **ledger, u32 buckets, u32 statements) noexcept
+    void xg_ledger_destroy(xg_ledger *ledger) noexcept
+    int xg_ledger_set_services(xg_ledger *ledger, const u64 *ids, u32 count) noexcept
+    u32 xg_ledger_used(const xg_ledger *ledger) noexcept
+    u64 xg_ledger_dropped(const xg_ledger *ledger) noexcept
+    u32 xg_ledger_buckets(const xg_ledger *ledger) noexcept
+    int xg_ledger_begin(xg_ledger *ledger, u16 owner, u64 key) noexcept
+    void xg_ledger_forget(xg_ledger *ledger, u16 owner) noexcept
+    void xg_ledger_drop_closed(xg_ledger *ledger, u16 owner) noexcept
+    const u64 *xg_ledger_sums(const xg_ledger *ledger, u16 owner) noexcept
+    u64 xg_ledger_total(const xg_ledger *ledger, u16 owner) noexcept
+    u64 xg_ledger_sessions(const xg_ledger *ledger, u16 owner) noexcept
+    int xg_deny(const xg_tables *tables, const xg_session_id *session, u16 owner) noexcept
+    void xg_settle(const xg_tables *tables) noexcept
+    void xg_sweep_statements(const xg_tables *tables, u32 now_ms, u32 linger_ms) noexcept
+    long long xg_select(const xg_tables *tables, u16 owner, const u8 *bitmap, int family, u8 *out,
+                        u64 most) noexcept
+    u64 xg_prune(const xg_tables *tables, u16 owner, const u8 *bitmap, u32 position) noexcept
     int xg_batch_create(xg_batch **batch) noexcept
     void xg_batch_destroy(xg_batch *batch) noexcept
     unsigned int xg_batch_pending(const xg_batch *batch) noexcept
@@ -147,7 +176,7 @@ cdef extern from "record_codec.h" nogil:
     size_t xg_batch_absorb(xg_batch *batch, xg_tables tables, u16 own_host, const void *events,
                            size_t count, const xg_moment *moment) noexcept
     size_t xg_batch_encode(xg_batch *batch, u8 *out, size_t budget) noexcept
-    size_t xg_shard_encode(const xg_session_table *table, u16 own_host, u64 *cursor, u8 *out,
+    size_t xg_shard_encode(xg_tables tables, int family, u16 own_host, u64 *cursor, u8 *out,
                            size_t budget) noexcept
     int xg_apply(xg_tables tables, u16 own_host, const xg_section *section,
                  const xg_moment *moment, xg_apply_result *result, xg_event *rivals) noexcept

@@ -25,12 +25,14 @@ static void make_tables(void)
 {
 	assert(xg_session_table_create(&tables.v4, 4, 1024, NULL, 0, owners, hash_key) == 0);
 	assert(xg_session_table_create(&tables.v6, 6, 1024, NULL, 0, owners, hash_key) == 0);
+	assert(xg_ledger_create(&tables.ledger, 64, 64) == 0);
 }
 
 static void destroy_tables(void)
 {
 	xg_session_table_destroy(tables.v4);
 	xg_session_table_destroy(tables.v6);
+	xg_ledger_destroy(tables.ledger);
 }
 
 static struct xg_event event_of(__u8 kind, __u8 family, __u16 number)
@@ -132,7 +134,7 @@ static void test_shard_of_every_budget(void)
 		size_t records = 0;
 
 		for (int i = 0; i < 40 && cursor != XG_SLOT_END; i++) {
-			size_t len = xg_shard_encode(tables.v6, OWN, &cursor, out, budget);
+			size_t len = xg_shard_encode(tables, 6, OWN, &cursor, out, budget);
 
 			assert(len <= budget);
 			records += len ? (len - XG_SECTION_HEADER_LEN) / XG_RECORD6_LEN : 0;
@@ -219,7 +221,7 @@ static void test_rivals_are_bounded(void)
 
 		assert(xg_apply(tables, OWN, &section, &moment, &result, rivals) == -EINVAL);
 		section = (struct xg_section){ PEER - 2, XG_SECTION_OPEN4, body, sizeof(body),
-					       (const __u8 *)translation, 3 };
+					       (const __u8 *)translation, 3, false };
 		assert(xg_apply(tables, OWN, &section, &moment, &result, rivals) == 0);
 		assert(rivals[63].kind == XG_EVENT_CLAIM && rivals[63].slot == 2);
 	}

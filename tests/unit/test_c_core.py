@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ("session_table.c", "session_room.c")
-CODEC = (*TABLE, "record_codec.c", "record_apply.c")
+CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FULL_SPEED = ("-O2", "-pthread")
 THREAD = ("-fsanitize=thread", "-pthread")

@@ -26,7 +26,7 @@ STUB = ROOT / "pyxdp_gossip" / "_native.pyi"
 NOT_COMPARED = """
 pyxdp_gossip._(native|rings).__(reduce|setstate)_cython__
 pyxdp_gossip._(native|rings).__test__
-pyxdp_gossip._native.(ENCODE_MAX|SECTION_MAX|SECTION_MIN)
+pyxdp_gossip._native.(ENCODE_MAX|SECTION_MAX|SECTION_MIN|DIGEST_BUCKETS|STATEMENTS)
 pyxdp_gossip._(native|rings).[A-Z]\\w+.__init__
 """
 DESIGNED = {
