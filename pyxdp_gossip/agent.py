@@ -18,9 +18,9 @@ import structlog
 
 from pyxdp_gossip import netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
+from pyxdp_gossip.agent_settings import dataplane_settings
 from pyxdp_gossip.config import HOST_ID_MAX, Config
 from pyxdp_gossip.dataplane import Dataplane
-from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
 from pyxdp_gossip.gossip import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
@@ -116,7 +116,7 @@ class Agent:
             raise ConfigError("[host] address: this version needs an IPv4 underlay address")
         self.address = address
         self._stack.enter_context(contextlib.closing(FolderLock(config.dataplane.pins)))
-        self.dataplane = Dataplane(self._settings(address, flood_group))
+        self.dataplane = Dataplane(dataplane_settings(config, address, flood_group, self._slots))
         self._stack.enter_context(self.dataplane)
         self._say_what_is_adopted()
         self._open_sockets(address, group)
@@ -145,26 +145,6 @@ class Agent:
             self.log.info("maps adopted", sessions=sessions, hosts=len(plane.adopted_hosts))
         elif plane.rebuilt_because:
             self.log.warning("maps rebuilt", reason=plane.rebuilt_because)
-
-    def _settings(self, address: IPv4Address, flood_group: IPv4Address) -> DataplaneSettings:
-        config = self.config
-        plane = config.dataplane
-        return DataplaneSettings(
-            host=config.host.id,
-            interface=config.host.interface,
-            address=address,
-            flood_group=flood_group,
-            tunnel_port=plane.tunnel_port,
-            services=self._slots,
-            sessions_v4=config.table.sessions_v4,
-            sessions_v6=config.table.sessions_v6,
-            mode=plane.mode,
-            pins=plane.pins,
-            cgroup=plane.cgroup or netlink.cgroup2_mount(),
-            flood_rate_pps=plane.flood_rate_pps,
-            flood_new_rate_pps=plane.flood_new_rate_pps,
-            plane=plane.plane,
-        )
 
     def _open_sockets(self, address: IPv4Address, group: IPv4Address) -> None:
         enter = self._stack.enter_context
@@ -206,10 +186,11 @@ class Agent:
         )
         dataplane.owners.activate(config.host.id)
         local = LocalHost(config.host.id, address, config.dataplane.tunnel_port, self.services)
+        self.ownership = OwnershipLog(dataplane.table4, dataplane.table6, config.host.id)
         return GossipCore(
             local,
             envelope,
-            log=OwnershipLog(dataplane.table4, dataplane.table6, config.host.id),
+            log=self.ownership,
             owners=dataplane.owners,
             tables={4: dataplane.table4, 6: dataplane.table6},
             timing=config.gossip.timing,
@@ -372,6 +353,7 @@ class Agent:
                 linger_ms=timing.linger_s * 1000,
                 unowned_ms=timing.unowned_ms,
             )
+        self.ownership.sweep_statements(now // NS_PER_MS, timing.linger_s * 1000)
         for event in self.kernel.resync_if_due(now):
             self.core.handle_event(event, now)
         if not self.routing.complete or self.watch.state is InterfaceState.GONE:

@@ -15,6 +15,7 @@ from typing import Any
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.session import Address, Service, format_endpoint
+from pyxdp_gossip.timing import PRESETS, Timing
 
 HOST_ID_MAX = 65000  # XG_HOST_MAX: the ids above are marks of the session table
 KEY_BYTES = 32  # AES-256 and ChaCha20 keys; also the entropy that HKDF-SHA256 can carry
@@ -45,69 +46,6 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "peer": ("id", "address", "mac", "gateway_mac"),
 }
 """Every key of every table; "" is the file itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How fast the gossip notices things, and what that costs. Milliseconds, unless named else."""
-
-    heartbeat_ms: int = 100
-    """Between two heartbeats. Less finds a dead host sooner and costs `hosts / heartbeat_ms`
-    datagrams a millisecond at each host."""
-    suspect_after: int = 3
-    """Missed heartbeats that make a host suspect: `heartbeat_ms * suspect_after` of silence.
-    More tolerates more loss and finds a death later."""
-    probe_interval_ms: int = 50
-    """Between two probes of a suspect host. A death is known after
-    `heartbeat_ms * suspect_after + probe_interval_ms * probe_attempts` (500 ms)."""
-    probe_attempts: int = 4
-    """Unanswered probes that make a host dead. More is surer and slower by one interval each."""
-    silent_probe_interval_ms: int = 500
-    """Between two probes of a host that answers them while its agent is silent."""
-    hello_interval_ms: int = 100
-    """Between two HELLOs of a joining host, until somebody welcomes it."""
-    alone_ms: int = 1000
-    """Nobody heard for so long after the start: the host is alone, thus synced. More is surer
-    when switches learn a multicast group slowly, and delays the first host of a POP."""
-    settle_ms: int = 300
-    """From the first WELCOME on, how long other members may turn up before the host calls itself
-    synced: three heartbeats, so that each member was heard."""
-    join_timeout_ms: int = 10_000
-    """A join that is not complete by then says *partial*; the missing shards are asked for on."""
-    pull_retry_ms: int = 300
-    """No datagram of an asked-for shard for so long: ask again. Each further try waits one
-    `pull_retry_ms` more, at most ten of them."""
-    shard_tick_ms: int = 1
-    """Between two bursts of shard datagrams."""
-    shard_burst: int = 8
-    """Shard datagrams a tick, over all askers. `1400 bytes * shard_burst / shard_tick_ms` is the
-    most that joins cost this host's link: 90 Mbit/s; more joins faster and drowns slow readers."""
-    services_ms: int = 1000
-    """Between two multicasts of this host's service dictionary, in case one was lost."""
-    flush_interval_ms: int = 1
-    """The longest an OPEN waits for others to share its datagram. Zero sends each at once."""
-    claim_interval_ms: int = 100
-    """A session is claimed again at most once in such an interval, whatever the packets say."""
-    who_has_per_s: int = 200
-    """WHO-HAS datagrams a second (32 questions each). More heals faster after a storm and costs
-    every host's kernel one look-up a question."""
-    who_has_burst: int = 20
-    """WHO-HAS datagrams that may be sent at once after a quiet time."""
-    who_has_timeout_ms: int = 300
-    """Questions that some host has not answered by then are dropped: nothing is marked."""
-    clock_drift_ms: int = 1000
-    """A peer's clock further ahead than this is not adopted, and counted."""
-    linger_s: int = 60
-    """How long an entry closed from FIN_WAIT or CLOSING stays (seconds): TIME_WAIT of Linux."""
-    unowned_ms: int = 1000
-    """How long the mark "no host has this session" lives: one retransmission of the client."""
-
-
-PRESETS: Mapping[str, Timing] = {
-    "lan": Timing(),
-    # Many hosts share the cores of one machine: start sooner, suspect later.
-    "loopback": Timing(suspect_after=5, alone_ms=500),
-}
 
 
 @dataclass(frozen=True, slots=True)

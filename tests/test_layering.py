@@ -14,10 +14,11 @@ ALLOWED = {
     "errors": set(),
     "session": set(),
     "config_table": {"errors", "session"},
-    "config": {"config_table", "errors", "session"},
+    "timing": set(),
+    "config": {"config_table", "errors", "session", "timing"},
     "_native": set(),
     "_libxdp_build": set(),
-    "gossip": {"_native", "config", "errors", "session"},
+    "gossip": {"_native", "config", "errors", "session", "timing"},
     "templates": {"_native"},
     "stats": {"_counters", "_native"},
     "explanation": {"_native", "session", "stats"},
@@ -40,6 +41,7 @@ ALLOWED = {
     "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"session"},
+    "agent_settings": {"config", "dataplane_settings", "netlink", "session"},
     "template_slots": {"errors", "templates"},
     "pins": {
         "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink",
@@ -57,7 +59,7 @@ ALLOWED = {
         "dataplane", "dataplane_settings", "errors", "gossip", "netlink", "session", "templates",
     },
     "agent": {
-        "_native", "config", "dataplane", "dataplane_settings", "errors", "gossip",
+        "_native", "agent_settings", "config", "dataplane", "errors", "gossip",
         "gossip_socket", "incarnation", "interface_watch", "kernel_events",
         "netlink", "pins", "questions", "routing", "session", "stats", "templates",
     },
@@ -79,7 +81,8 @@ ALLOWED = {
 
 # What does I/O: not for the pure modules.
 PURE = (
-    "errors", "session", "config_table", "templates", "stats", "explanation", "forwarder", "gossip",
+    "errors", "session", "config_table", "timing", "templates", "stats", "explanation", "forwarder",
+    "gossip",
 )  # fmt: skip
 DOES_IO = {
     "asyncio", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",

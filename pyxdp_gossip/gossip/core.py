@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyxdp_gossip.config import Timing
 from pyxdp_gossip.errors import PeerError
+from pyxdp_gossip.gossip.anti_entropy import Comparer, DigestService
 from pyxdp_gossip.gossip.clock import HybridClock
 from pyxdp_gossip.gossip.counters import GossipCounters, Tally
 from pyxdp_gossip.gossip.events import (
@@ -17,17 +17,21 @@ from pyxdp_gossip.gossip.events import (
     DuplicateHost,
     IncomingEvent,
     KernelAnswer,
+    KeysChanged,
     Leave,
     Misdirected,
     Misses,
     OutgoingEvent,
+    PathChanged,
     ProbeAnswered,
     ServicesChanged,
     SocketEvents,
 )
+from pyxdp_gossip.gossip.greeting import Greeter
 from pyxdp_gossip.gossip.join import Join
-from pyxdp_gossip.gossip.membership import STALLED_AFTER, Member, Roster
+from pyxdp_gossip.gossip.membership import STALLED_AFTER, Roster
 from pyxdp_gossip.gossip.messages import (
+    Accusation,
     Duplicate,
     Heartbeat,
     Hello,
@@ -36,8 +40,10 @@ from pyxdp_gossip.gossip.messages import (
     MemberEntry,
     Message,
 )
-from pyxdp_gossip.gossip.outbox import Destination, Outbox
+from pyxdp_gossip.gossip.newcomers import Newcomers
+from pyxdp_gossip.gossip.outbox import Destination, Outbox, Reach
 from pyxdp_gossip.gossip.own_log import OwnLog
+from pyxdp_gossip.gossip.owners import Ownership
 from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
 from pyxdp_gossip.gossip.receiver import Receiver
 from pyxdp_gossip.gossip.records import (
@@ -47,13 +53,15 @@ from pyxdp_gossip.gossip.records import (
     OwnerStates,
     SessionTable,
 )
+from pyxdp_gossip.gossip.repair import Nacker, Repairer
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.gossip.shard_service import ShardService
 from pyxdp_gossip.gossip.strays import StrayNotices
 from pyxdp_gossip.gossip.translation import Dictionary
 from pyxdp_gossip.gossip.who_has import Answerer, Asker
-from pyxdp_gossip.gossip.wire import DatagramType, Header, decode_payload
+from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, VERSION, DatagramType, Header, room_of
 from pyxdp_gossip.session import Address, Service
+from pyxdp_gossip.timing import Timing
 
 LEAVING_REPEATS = 2  # nobody answers a LEAVE; a lost one costs the others half a second of probes
 
@@ -110,39 +118,70 @@ class GossipCore:
         self._heartbeat_at = self._services_at = now
         self._draining = self._left = self._stopped = False
         self._warned = OncePerInterval(NS_PER_S, 1)
-        emit = self._events.append
+        self._log = log
+        self._outbox = Outbox(envelope, tally)
         clock = HybridClock(wall_offset, timing.clock_drift_ms * NS_PER_MS)
-        self._outbox = outbox = Outbox(envelope, tally)
-        self._own_log = OwnLog(log, clock, outbox, timing, tally)
-        self._shards = ShardService(log, outbox, timing, tally)
-        self._join = Join(timing, tally, emit, self._greet, now)
-        self._roster = Roster(
-            local.host, owners, timing, tally, envelope.salt, emit, self._join.pull
+        self._own_log = OwnLog(log, clock, self._outbox, timing, tally)
+        self._receiver = self._build(owners, tables, clock, now)
+        for entry in adopted:
+            self._roster.hearsay(entry, now)
+
+    def _build(
+        self,
+        owners: OwnerStates,
+        tables: Mapping[int, SessionTable],
+        clock: HybridClock,
+        now: int,
+    ) -> Receiver:
+        """The parts, each with those that it changes."""
+        local, envelope, log, outbox = self._local, self._envelope, self._log, self._outbox
+        timing, tally, own_log = self._timing, self._tally, self._own_log
+        emit = self._events.append
+        self._dictionary = dictionary = Dictionary(local.services)
+        log.set_services(dictionary.ids())
+        self._shards = ShardService(log, own_log, outbox, timing, tally)
+        self._join = join = Join(
+            log, outbox, timing, tally, emit, self._greet, envelope.salt >> 32, now
         )
-        self._dictionary = Dictionary(local.services)
+        ownership = Ownership(owners, log)
+        ownership.begin(local.host, envelope.salt)
+        self._roster = roster = Roster(
+            *(local.host, ownership, timing, tally, envelope.salt, emit),
+            *(join.pull, self._accuse),
+        )
         self._asker = Asker(local.host, tables, outbox, timing, tally, emit, envelope.salt)
         self._answerer = Answerer(outbox, timing, tally, emit)
-        self._strays = StrayNotices(tables, self._roster, outbox, timing, tally)
-        self._receiver = Receiver(
+        self._strays = StrayNotices(log, roster, outbox, timing, tally)
+        self._greeter = Greeter(roster, dictionary, outbox, self._beat)
+        self._nacker = Nacker(outbox, timing, tally)
+        self._repairer = Repairer(own_log, outbox, timing, tally)
+        self._comparer = Comparer(log, roster, join, outbox, timing, tally)
+        self._digests = DigestService(log, local.host, own_log, outbox, timing)
+        return Receiver(
             local_host=local.host,
             incarnation=envelope.incarnation,
             log=log,
             clock=clock,
-            own_log=self._own_log,
-            roster=self._roster,
-            join=self._join,
+            own_log=own_log,
+            roster=roster,
+            newcomers=Newcomers(
+                roster, timing, tally, join.challenge, lambda row: self._receiver.is_for_us(row)
+            ),
+            join=join,
+            greeter=self._greeter,
             shards=self._shards,
-            dictionary=self._dictionary,
+            nacker=self._nacker,
+            repairer=self._repairer,
+            comparer=self._comparer,
+            digests=self._digests,
+            dictionary=dictionary,
             asker=self._asker,
             answerer=self._answerer,
             strays=self._strays,
-            outbox=outbox,
             tally=tally,
             emit=emit,
-            heartbeat=self._beat,
+            refute=self._refute,
         )
-        for entry in adopted:
-            self._roster.hearsay(entry, now)
 
     # ---- the six verbs ----
 
@@ -157,8 +196,7 @@ class GossipCore:
         self._tally.add("datagrams_in")
         self._tally.add("bytes_in", len(data))
         try:
-            header, payload = self._envelope.open(data)
-            messages = decode_payload(payload)
+            header, messages = self._envelope.read(data)
         except PeerError as error:
             self._tally.add(error.reason)
             return
@@ -204,10 +242,15 @@ class GossipCore:
     def _part_timers(self) -> tuple[int | None, ...]:
         return (
             self._own_log.next_timer(),
+            self._own_log.tail_timer(),
             self._roster.next_timer(),
             self._join.next_timer(self._roster),
             self._shards.next_timer(),
             self._asker.next_timer(),
+            self._nacker.next_timer(),
+            self._repairer.next_timer(),
+            self._comparer.next_timer(),
+            self._digests.next_timer(),
         )
 
     def handle_timer(self, now: int) -> None:
@@ -218,15 +261,25 @@ class GossipCore:
         self._own_log.flush_if_due(now)
         self._roster.handle_timer(now)
         self._join.handle_timer(self._roster, now)
-        if now >= self._heartbeat_at:
-            self._heartbeat_at = now + self._heartbeat
-            self._outbox.put(None, DatagramType.LOG, self._beat())
+        self._beat_if_due(now)
         if now >= self._services_at:
             self._services_at = now + self._timing.services_ms * NS_PER_MS
-            for part in self._dictionary.parts():
-                self._outbox.put(None, DatagramType.MEMBERSHIP, part)
-        self._shards.handle_timer(self._own_log.number, now)
+            self._greeter.tell_services(None)
+        self._nacker.handle_timer(self._roster, now)
+        self._repairer.handle_timer(now)
+        self._comparer.handle_timer(now)
+        self._digests.handle_timer(now)
+        self._shards.handle_timer(now)
         self._asker.handle_timer(now)
+
+    def _beat_if_due(self, now: int) -> None:
+        tail = self._own_log.tail_is_due(now)
+        if now >= self._heartbeat_at:
+            self._roster.health.beat(now - self._heartbeat_at)
+            self._heartbeat_at = now + self._heartbeat
+        elif not tail:
+            return
+        self._outbox.put(None, DatagramType.LOG, self._beat())
 
     def next_event(self) -> OutgoingEvent | None:
         """The oldest event not taken yet."""
@@ -247,15 +300,28 @@ class GossipCore:
         self._entered_at = now
 
     def _beat(self) -> Heartbeat:
+        self._own_log.flush(self._entered_at)  # the digest is as of the last batch
         state = HostState.ACTIVE if self._join.said else HostState.JOINING
         if self._draining:
             state = HostState.DRAINING
         local = self._local
-        return Heartbeat(state, local.tunnel_port, self._own_log.number, local.address)
+        digest, sessions = self._log.digest(local.host)
+        return Heartbeat(
+            *(state, local.tunnel_port, self._own_log.number, local.address),
+            *(digest, sessions, VERSION),
+        )
 
-    def _greet(self, member: Member | None, hello: Hello) -> None:
-        destination = None if member is None else member.reach
-        self._outbox.put(destination, DatagramType.MEMBERSHIP, self._beat(), hello)
+    def _greet(self, reach: Reach | None, hello: Hello) -> None:
+        self._outbox.put(reach, DatagramType.MEMBERSHIP, self._beat(), hello)
+
+    def _accuse(self, accusation: Accusation) -> None:
+        self._tally.add("accusations_sent")
+        self._outbox.put(None, DatagramType.MEMBERSHIP, accusation)
+
+    def _refute(self, now: int) -> None:
+        """Somebody thinks that this host is dead: say at once that it is not."""
+        self._tally.add("refutations")
+        self._heartbeat_at = min(self._heartbeat_at, now)
 
     def _hear_own_id(
         self, header: Header, messages: list[Message], reach: tuple[str, int], now: int
@@ -308,12 +374,20 @@ class GossipCore:
 
     def _on_services(self, event: ServicesChanged, now: int) -> None:
         self._dictionary.change(event.services)
+        self._log.set_services(self._dictionary.ids())
         self._services_at = now
         for member in self._roster:
             member.translation = self._dictionary.translate(member.services)
+            member.knows_all = self._dictionary.has_all(member.services)
             # What was about a service that is new here was left out: get it now.
             if member.talks:
                 self._join.pull(member, now)
+
+    def _on_keys(self, event: KeysChanged, _now: int) -> None:
+        self._envelope.change_keys(event.keys)
+
+    def _on_path(self, event: PathChanged, _now: int) -> None:
+        self._outbox.room = room_of(max(event.datagram_max, DATAGRAM_MIN))
 
     def _on_drain(self, _event: Drain, now: int) -> None:
         self._draining = True
@@ -333,6 +407,8 @@ _HANDLERS: dict[type, Callable[[GossipCore, Any, int], None]] = {
     ProbeAnswered: GossipCore._on_probe,
     KernelAnswer: GossipCore._on_kernel,
     ServicesChanged: GossipCore._on_services,
+    KeysChanged: GossipCore._on_keys,
+    PathChanged: GossipCore._on_path,
     Drain: GossipCore._on_drain,
     Leave: GossipCore._on_leave,
 }

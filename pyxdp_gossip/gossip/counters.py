@@ -52,8 +52,8 @@ class GossipCounters:
     """Ignored: of an earlier start of its sender."""
     held_incarnation: int = 0
     """Ignored: of a new start, while the host's earlier one is still heard."""
-    unknown_sender: int = 0
-    """Ignored: of a host that has not said yet where it is."""
+    unproven: int = 0
+    """Ignored: of a start that did not answer this host's challenge yet."""
     members_refused: int = 0
     """Ignored: of a host beyond the most that this one follows."""
     duplicate_host: int = 0
@@ -70,6 +70,28 @@ class GossipCounters:
     """Ignored: batches whose number was seen before."""
     batches_before_services: int = 0
     """Ignored: batches heard before their sender's services; the shard asked for has them."""
+    batches_asked: int = 0
+    """Missing batches asked for by NACK; each time counts."""
+    batches_given_up: int = 0
+    """Missing batches that nobody can send again; the digest finds what they said."""
+    repairs_unicast: int = 0
+    """Own batches sent again, to each host that missed them."""
+    repairs_multicast: int = 0
+    """Own batches sent again to all, because many missed them."""
+    repairs_dropped: int = 0
+    """Own batches not sent again: too many were asked for at once."""
+    digests_differ: int = 0
+    """Times that a member's digest differed, and its sums were asked for."""
+    buckets_pulled: int = 0
+    """Buckets of digests asked for, because they differed."""
+    buckets_received: int = 0
+    """Pulls of buckets that came whole."""
+    entries_pruned: int = 0
+    """Entries closed because their owner's buckets came without them."""
+    pulls_cut: int = 0
+    """Shards and pulls that came in part; the digest finds the rest."""
+    pulls_refused: int = 0
+    """Ignored: pulls of another number of buckets than this host has."""
     records_applied: int = 0
     """Peers' records that changed the table or confirmed it."""
     records_stale: int = 0
@@ -120,6 +142,12 @@ class GossipCounters:
     """Entries removed because their owner says that they are wrong."""
     probes_wanted: int = 0
     """Probes asked for."""
+    accusations_sent: int = 0
+    """Times this host told the others that a member is dead."""
+    accusations_received: int = 0
+    """Times another host said so of a member."""
+    refutations: int = 0
+    """Times another host said so of this host, and heard otherwise."""
     stalls: int = 0
     """Times this agent was not run for so long that it suspects nobody for a while."""
 

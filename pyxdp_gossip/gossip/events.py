@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from pyxdp_gossip.config import Key
 from pyxdp_gossip.session import Address, KernelView, Service
 
 
@@ -141,6 +142,20 @@ class ServicesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysChanged:
+    """This host's keys after a reload: the first sends, any opens. Never empty."""
+
+    keys: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class PathChanged:
+    """The longest UDP payload, in bytes, that the network carries whole."""
+
+    datagram_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Tell everyone not to expect new sessions here."""
 
@@ -157,6 +172,8 @@ IncomingEvent = (
     | ProbeAnswered
     | KernelAnswer
     | ServicesChanged
+    | KeysChanged
+    | PathChanged
     | Drain
     | Leave
 )

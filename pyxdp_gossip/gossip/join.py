@@ -6,25 +6,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
-from pyxdp_gossip.gossip.events import OutgoingEvent, Synced
-from pyxdp_gossip.gossip.membership import Member, Roster
-from pyxdp_gossip.gossip.messages import Hello, Shard, ShardEnd
+from pyxdp_gossip.gossip.events import MemberState, OutgoingEvent, Synced
+from pyxdp_gossip.gossip.member import Member
+from pyxdp_gossip.gossip.membership import Roster
+from pyxdp_gossip.gossip.messages import Hello, PullBuckets, Shard, ShardEnd, Welcome
+from pyxdp_gossip.gossip.outbox import Outbox, Reach
 from pyxdp_gossip.gossip.rates import NS_PER_MS
+from pyxdp_gossip.gossip.records import OwnershipLog
+from pyxdp_gossip.gossip.wire import DatagramType
+from pyxdp_gossip.timing import Timing
 
 SHARD_DATAGRAMS_MAX = 1 << 20  # 1.3 GB of records: more than the largest table holds
 RETRY_STEPS_MAX = 10  # the wait between two tries grows up to so many times its first
 REQUEST_MASK = (1 << 32) - 1
+REQUESTS_VALID = 1024  # a WELCOME may come late by so many HELLOs
+WELCOMES_ENOUGH = 2  # established members that tell of all others
+STRAGGLERS_WAIT = 20 * NS_PER_MS  # datagrams of a shard that its end overtook
 
 
 @dataclass(slots=True)
 class Pull:
-    """One member's shard on its way. `count` is known once its end came."""
+    """One member's shard on its way. `count` is known once its end came.
+
+    `bitmap`: the buckets that were asked for; empty for the whole shard.
+    """
 
     request: int
     retry_at: int
+    bitmap: bytes = b""
     tries: int = 1
+    position: int = 0
     numbers: set[int] = field(default_factory=set)
     count: int | None = None
 
@@ -33,22 +45,29 @@ class Join:
     """Asks every member for its shard; says *synced* once all came, *partial* if some did not.
 
     Args:
-        greet: sends a HELLO to a member, or to the group if it is None.
+        greet: sends a HELLO to a place, or to the group if it is None.
+        first_request: random start of the requests, 32 bits.
     """
 
     def __init__(
         self,
+        log: OwnershipLog,
+        outbox: Outbox,
         timing: Timing,
         tally: Tally,
         emit: Callable[[OutgoingEvent], None],
-        greet: Callable[[Member | None, Hello], None],
+        greet: Callable[[Reach | None, Hello], None],
+        first_request: int,
         now: int,
     ) -> None:
+        self._log = log
+        self._outbox = outbox
         self._tally = tally
         self._emit = emit
         self._greet = greet
         self._pulls: dict[int, Pull] = {}
-        self._request = 0
+        self._request = first_request & REQUEST_MASK
+        self._requests = 0
         self._hello_interval = timing.hello_interval_ms * NS_PER_MS
         self._retry = timing.pull_retry_ms * NS_PER_MS
         self._settle = timing.settle_ms * NS_PER_MS
@@ -61,7 +80,18 @@ class Join:
 
     def _next_request(self) -> int:
         self._request = (self._request + 1) & REQUEST_MASK
+        self._requests = min(self._requests + 1, REQUESTS_VALID)
         return self._request
+
+    def answers(self, welcome: Welcome) -> bool:
+        """Whether a WELCOME answers one of the last HELLOs of this start."""
+        return (self._request - welcome.request) & REQUEST_MASK < self._requests
+
+    # ---- asking ----
+
+    def challenge(self, reach: Reach) -> None:
+        """Ask a start that is new here to prove that it runs."""
+        self._greet(reach, Hello(self._next_request(), False))
 
     def pull(self, member: Member, now: int) -> None:
         """Ask a member for its shard; a shard on its way is asked for anew."""
@@ -69,11 +99,26 @@ class Join:
             self._met_anyone = True
             self._ready_at = now + self._settle
         self._pulls[member.host] = pull = Pull(self._next_request(), now + self._retry)
-        self._greet(member, Hello(pull.request, True))
+        member.keeps_closed = True
+        self._greet(member.reach, Hello(pull.request, True))
+
+    def pull_buckets(self, member: Member, bitmap: bytes, now: int) -> None:
+        """Ask a member for its sessions in the buckets that differ."""
+        pull = Pull(self._next_request(), now + self._retry, bitmap)
+        self._pulls[member.host] = pull
+        member.keeps_closed = True
+        kind = DatagramType.MEMBERSHIP
+        self._outbox.put(member.reach, kind, PullBuckets(pull.request, bitmap))
+
+    def pulls(self, member: Member) -> bool:
+        """Whether something of a member is on its way."""
+        return member.host in self._pulls
 
     def welcomed(self) -> None:
         """Somebody answered: no more HELLOs to the group."""
         self._hello_at = None
+
+    # ---- what comes ----
 
     def take(self, member: Member, shard: Shard, now: int) -> bool:
         """Note a shard's datagram; False if nobody waits for it, or it was seen before."""
@@ -85,25 +130,36 @@ class Join:
         if shard.number in pull.numbers:
             return False
         pull.numbers.add(shard.number)
-        pull.retry_at = now + self._retry * min(pull.tries, RETRY_STEPS_MAX)
+        pull.position = shard.position
+        pull.retry_at = now + self._retry
         return True
 
-    def end(self, member: Member, end: ShardEnd, roster: Roster) -> None:
+    def end(self, member: Member, end: ShardEnd, roster: Roster, now: int) -> None:
         """Note a shard's length; a datagram may still come behind its end."""
         pull = self._pulls.get(member.host)
         if pull is None or pull.request != end.request:
             self._tally.add("shard_datagrams_ignored")
             return
         pull.count = end.count
+        pull.position = max(pull.position, end.position)
+        pull.retry_at = now + STRAGGLERS_WAIT
         self.check(member, roster)
 
     def check(self, member: Member, roster: Roster) -> None:
         """Complete a member if all of its shard is there."""
         pull = self._pulls.get(member.host)
-        if pull is not None and pull.count is not None and len(pull.numbers) >= pull.count:
-            del self._pulls[member.host]
+        if pull is None or pull.count is None or len(pull.numbers) < pull.count:
+            return
+        del self._pulls[member.host]
+        if pull.bitmap:
+            closed = self._log.prune(member.host, pull.bitmap, pull.position)
+            self._tally.add("buckets_received")
+            self._tally.add("entries_pruned", closed)
+        else:
             self._tally.add("shards_received")
             roster.complete(member)
+
+    # ---- timers ----
 
     def next_timer(self, roster: Roster) -> int | None:
         """When to greet, ask again or conclude, in ns."""
@@ -111,11 +167,14 @@ class Join:
         if self._hello_at is not None:
             times.append(self._hello_at)
         if not self.said:
-            times.append(self._ready_at if self._may_conclude(roster) else self._give_up_at)
+            times.append(self._concludes_at(roster))
         return min(times, default=None)
 
-    def _may_conclude(self, roster: Roster) -> bool:
-        return not any(member.talks and not member.has_shard for member in roster)
+    def _concludes_at(self, roster: Roster) -> int:
+        if any(_is_open(member) for member in roster):
+            return self._give_up_at
+        enough = sum(member.established for member in roster) >= WELCOMES_ENOUGH
+        return 0 if enough else self._ready_at
 
     def handle_timer(self, roster: Roster, now: int) -> None:
         """Greet, ask again, conclude: whatever is due."""
@@ -127,19 +186,26 @@ class Join:
             if member is None or not member.state.active:
                 del self._pulls[host]
             elif member.talks and now >= pull.retry_at:
-                self._ask_again(member, pull, now)
-        self._conclude(roster, now)
+                self._go_on(member, pull, now)
+        if not self.synced:
+            self._conclude(roster, now)
 
-    def _ask_again(self, member: Member, pull: Pull, now: int) -> None:
+    def _go_on(self, member: Member, pull: Pull, now: int) -> None:
+        """Something was lost: ask again for what did not begin; the digest finds the rest."""
+        if pull.bitmap or pull.numbers or pull.count is not None:
+            del self._pulls[member.host]
+            member.batches.behind = True
+            self._tally.add("pulls_cut")
+            return
         tries = pull.tries + 1
         retry_at = now + self._retry * min(tries, RETRY_STEPS_MAX)
-        fresh = Pull(self._next_request(), retry_at, tries)
+        fresh = Pull(self._next_request(), retry_at, tries=tries)
         self._pulls[member.host] = fresh
         self._tally.add("shards_retried")
-        self._greet(member, Hello(fresh.request, True))
+        self._greet(member.reach, Hello(fresh.request, True))
 
     def _conclude(self, roster: Roster, now: int) -> None:
-        if not self.synced and now >= self._ready_at and self._may_conclude(roster):
+        if now >= self._concludes_at(roster) and not any(_is_open(member) for member in roster):
             self.synced = self.said = True
             self._hello_at = None
             self._emit(Synced(partial=False))
@@ -152,3 +218,10 @@ class Join:
 def _talks(roster: Roster, host: int) -> bool:
     member = roster.get(host)
     return member is not None and member.talks
+
+
+def _is_open(member: Member) -> bool:
+    """Whether a join must wait for it: for its shard, or for whether it lives at all."""
+    if member.talks:
+        return not member.has_shard
+    return member.salt is None and member.state is MemberState.SUSPECT

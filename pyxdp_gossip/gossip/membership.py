@@ -5,89 +5,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
 
-from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import MemberChanged, MemberState, OutgoingEvent, ProbeWanted
-from pyxdp_gossip.gossip.messages import Heartbeat, HostState, MemberEntry
-from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S
-from pyxdp_gossip.gossip.records import OwnerStates
-from pyxdp_gossip.gossip.sequence import BatchSequence
-from pyxdp_gossip.session import Address, Service
+from pyxdp_gossip.gossip.health import LocalHealth
+from pyxdp_gossip.gossip.member import TALKING, TRANSITIONS, Member, Signal, Start
+from pyxdp_gossip.gossip.messages import Accusation, Heartbeat, HostState, MemberEntry
+from pyxdp_gossip.gossip.owners import Ownership
+from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
+from pyxdp_gossip.timing import Timing
 
-MEMBERS_MAX = 256  # hosts of one POP that this one follows
+MEMBERS_MAX = 1024  # hosts of one POP that this one follows
 NONCES_KEPT = 8  # an answer may come late by so many probes
 STALLED_AFTER = 3  # heartbeats without being run: one is normal, two more say starved
 NONCE_MASK = (1 << 64) - 1
-
-
-class Signal(Enum):
-    """What is learned about a member."""
-
-    HEARD = auto()
-    DRAINS = auto()
-    RESTARTED = auto()
-    MISSED = auto()
-    ANSWERED = auto()
-    UNANSWERED = auto()
-    LEFT = auto()
-
-
-_S = MemberState
-TALKING = (_S.ALIVE, _S.DRAINING)
-TRANSITIONS: dict[tuple[MemberState, Signal], MemberState] = {
-    (_S.ALIVE, Signal.DRAINS): _S.DRAINING,
-    (_S.ALIVE, Signal.MISSED): _S.SUSPECT,
-    (_S.ALIVE, Signal.LEFT): _S.LEFT,
-    (_S.DRAINING, Signal.MISSED): _S.SUSPECT,
-    (_S.DRAINING, Signal.LEFT): _S.LEFT,
-    (_S.DRAINING, Signal.RESTARTED): _S.ALIVE,
-    (_S.SUSPECT, Signal.HEARD): _S.ALIVE,
-    (_S.SUSPECT, Signal.RESTARTED): _S.ALIVE,
-    (_S.SUSPECT, Signal.ANSWERED): _S.SILENT,
-    (_S.SUSPECT, Signal.UNANSWERED): _S.DEAD,
-    (_S.SUSPECT, Signal.LEFT): _S.LEFT,
-    (_S.SILENT, Signal.HEARD): _S.ALIVE,
-    (_S.SILENT, Signal.RESTARTED): _S.ALIVE,
-    (_S.SILENT, Signal.UNANSWERED): _S.DEAD,
-    (_S.SILENT, Signal.LEFT): _S.LEFT,
-    (_S.DEAD, Signal.HEARD): _S.ALIVE,
-    (_S.DEAD, Signal.RESTARTED): _S.ALIVE,
-    # A datagram that was overtaken by its sender's LEAVE does not bring it back.
-    (_S.LEFT, Signal.RESTARTED): _S.ALIVE,
-}
-"""What is not here changes nothing."""
-
-
-@dataclass(slots=True)
-class Member:
-    """Another host as this one knows it. `reach` is where its gossip comes from."""
-
-    host: int
-    incarnation: int
-    address: Address
-    tunnel_port: int
-    state: MemberState
-    heard_at: int
-    reach: tuple[str, int] | None = None
-    has_shard: bool = False  # all its sessions came once
-    has_previous: bool = False  # entries of its incarnation before still count
-    candidate: tuple[int, int] | None = None  # a newer incarnation, and when it was first heard
-    generation: int | None = None  # of its services; None: not heard yet
-    services: dict[int, Service] = field(default_factory=dict)
-    translation: bytes = b""
-    misses_services: bool = False  # records were lost because a service is unknown
-    batches: BatchSequence = field(default_factory=BatchSequence)
-    unanswered: int = 0
-    nonces: tuple[int, ...] = ()
-    probe_at: int = 0
-
-    @property
-    def talks(self) -> bool:
-        """Whether its agent can be expected to answer."""
-        return self.state in TALKING
+FAR = 1 << 62  # ns: later than any timer
 
 
 class Roster:
@@ -99,34 +31,41 @@ class Roster:
         nonce_base: random start of the probes' nonces, 64 bits.
         emit: takes events for the caller.
         arrived: called with a member that is new, restarted or back: its sessions are unknown.
+        accuse: sends an accusation to all.
     """
 
     def __init__(
         self,
         host: int,
-        owners: OwnerStates,
+        owners: Ownership,
         timing: Timing,
         tally: Tally,
         nonce_base: int,
         emit: Callable[[OutgoingEvent], None],
         arrived: Callable[[Member, int], None],
+        accuse: Callable[[Accusation], None],
     ) -> None:
         self._host = host
         self._owners = owners
         self._tally = tally
         self._emit = emit
         self._arrived = arrived
+        self._accuse = accuse
         self._nonce = nonce_base
         self._members: dict[int, Member] = {}
         self._listening_since = 0
         heartbeat = timing.heartbeat_ms * NS_PER_MS
+        self.health = LocalHealth(heartbeat)
         self._suspect_after = heartbeat * timing.suspect_after
         self._hold = heartbeat + heartbeat // 2
         self._probe_interval = timing.probe_interval_ms * NS_PER_MS
         self._silent_interval = timing.silent_probe_interval_ms * NS_PER_MS
         self._probe_attempts = timing.probe_attempts
+        self._dead_alone = timing.dead_alone_ms * NS_PER_MS
         self._grace = timing.linger_s * NS_PER_S
         self._left_at: int | None = None
+        self._agreed = OncePerInterval(self._probe_interval, MEMBERS_MAX)
+        self._check_at = FAR  # no member is due before; found anew whenever it is reached
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
@@ -158,29 +97,22 @@ class Roster:
 
     # ---- hearing ----
 
-    def hear(self, host: int, incarnation: int, reach: tuple[str, int], now: int) -> Member | None:
-        """Note a sealed datagram; the member whose log it belongs to, or None to ignore it."""
-        member = self._members.get(host)
-        if member is None:
-            return None
-        if incarnation < member.incarnation:
-            self._tally.add("old_incarnation")
-            return None
-        if incarnation > member.incarnation and not self._adopt(member, incarnation, now):
-            self._tally.add("held_incarnation")
-            return None
+    def hear(self, member: Member, reach: tuple[str, int], now: int) -> bool:
+        """Note a datagram of the incarnation that is followed; False if it left already."""
         member.heard_at = now
         member.reach = reach
-        was = member.state
-        self.signal(member, Signal.HEARD, now)
-        return None if was is MemberState.LEFT and member.state is was else member
+        if member.state not in TALKING:
+            self.signal(member, Signal.HEARD, now)
+        return member.state is not MemberState.LEFT
 
     def meet(
-        self, host: int, incarnation: int, beat: Heartbeat, reach: tuple[str, int], now: int
+        self, start: Start, beat: Heartbeat, reach: tuple[str, int], now: int
     ) -> Member | None:
-        """Take in a host that says for the first time where it is; None if there is no room."""
-        member = Member(host, incarnation, beat.address, beat.tunnel_port, MemberState.ALIVE, now)
-        member.reach = reach
+        """Take in a host that proved that it runs; None if there is no room."""
+        member = Member(
+            *(start.host, start.incarnation, beat.address, beat.tunnel_port),
+            *(MemberState.ALIVE, now, start.salt, reach),
+        )
         return self._take_in(member, now)
 
     def hearsay(self, entry: MemberEntry, now: int) -> None:
@@ -200,7 +132,11 @@ class Roster:
             self._tally.add("members_refused")
             return None
         self._members[member.host] = member
-        self._owners.activate(member.host)
+        self._check_at = min(self._check_at, self._due(member))
+        if member.salt is None:
+            self._owners.activate(member.host)
+        else:
+            self._owners.begin(member.host, member.salt)
         self._tell(member)
         if member.talks:
             self._arrived(member, now)
@@ -212,24 +148,23 @@ class Roster:
             del self._members[min(gone, key=lambda member: member.heard_at).host]
         return bool(gone)
 
-    def _adopt(self, member: Member, incarnation: int, now: int) -> bool:
-        """Switch to a newer incarnation, unless the known one is still heard.
+    def holds(self, member: Member, since: int, now: int) -> bool:
+        """Whether a newer start, first heard at `since`, must wait: the known one still talks.
 
         A restarted agent's predecessor is quiet. If both are heard, two hosts have one id: the
         elder tells the younger to stop, and until then nobody follows the younger.
         """
-        if member.candidate is None or member.candidate[0] != incarnation:
-            member.candidate = (incarnation, now)
-        quiet_since = max(member.candidate[1], member.heard_at)
-        if member.talks and now - quiet_since < self._hold:
-            return False
-        if member.state.active:
-            self._owners.new_epoch(member.host)
-        member.has_previous = member.state.active
-        member.has_shard = False
-        member.incarnation = incarnation
-        member.candidate = None
-        member.batches = BatchSequence()
+        return member.talks and now - max(since, member.heard_at) < self._hold
+
+    def adopt(self, member: Member, start: Start, reach: tuple[str, int], now: int) -> None:
+        """Follow a start that proved that it runs: a newer one, or one known by hearsay."""
+        if member.state.active and start.incarnation != member.incarnation:
+            self._owners.restart(member.host, start.salt)
+            member.has_previous = True
+        else:
+            self._owners.begin(member.host, start.salt)
+        member.incarnation, member.salt, member.reach = start.incarnation, start.salt, reach
+        member.start_over()
         member.generation = None
         member.services = {}
         member.heard_at = now
@@ -237,23 +172,24 @@ class Roster:
         self.signal(member, Signal.RESTARTED, now)
         if talked:  # else signal() called it
             self._arrived(member, now)
-        return True
 
-    def beat(self, member: Member, beat: Heartbeat, now: int) -> None:
-        """Take in what a member says of itself."""
+    def beat(self, member: Member, beat: Heartbeat, now: int) -> int:
+        """Take in what a member says of itself; how many batches are newly missing."""
         if (beat.address, beat.tunnel_port) != (member.address, member.tunnel_port):
             member.address, member.tunnel_port = beat.address, beat.tunnel_port
             self._tell(member)
+        member.established = beat.state is not HostState.JOINING
+        member.version = beat.version
         if beat.state is HostState.DRAINING:
             self.signal(member, Signal.DRAINS, now)
-        self._tally.add("batches_missed", member.batches.reach(beat.last_batch))
+        return member.batches.reach(beat.last_batch)
 
     def complete(self, member: Member) -> None:
         """All of its sessions are known: what only its earlier incarnation claimed is void."""
         member.has_shard = True
         if member.has_previous:
             member.has_previous = False
-            self._owners.drop_previous(member.host)
+            self._owners.complete(member.host)
 
     # ---- changing ----
 
@@ -266,14 +202,14 @@ class Roster:
         member.state = after
         if after is MemberState.LEFT:
             self._left_at = now
-        member.unanswered = 0
-        member.probe_at = now
+        member.acquit()
+        self._probe_again(member, now)
         if before.active and not after.active:
-            self._owners.void(member.host)
-            self._owners.deactivate(member.host)
-            member.has_previous = member.has_shard = False
-        elif after.active and not before.active:
-            self._owners.activate(member.host)
+            self._owners.gone(member.host)
+            member.has_previous = False
+            member.start_over()
+        elif after.active and not before.active and signal is not Signal.RESTARTED:
+            self._owners.begin(member.host, member.salt or 0)
         self._tell(member)
         if member.talks and before not in TALKING and not member.has_shard:
             self._arrived(member, now)
@@ -286,38 +222,48 @@ class Roster:
     def listen_again(self, now: int) -> None:
         """This agent was not run: nobody is suspected for what it could not hear."""
         self._listening_since = now
+        self.health.stalled()
         for member in self:
             if member.state in (MemberState.SUSPECT, MemberState.SILENT):
-                member.unanswered = 0
-                member.probe_at = now
+                member.acquit()
+                self._probe_again(member, now)
+
+    def _probe_again(self, member: Member, at: int) -> None:
+        member.probe_at = at
+        self._check_at = min(self._check_at, self._due(member))
 
     def next_timer(self) -> int | None:
-        """When a heartbeat is missed or a probe is due, in ns."""
-        times = (self._due(member) for member in self if member.state.active)
-        return min(times, default=None)
+        """When a heartbeat may be missed or a probe due, in ns; a needless call does no harm."""
+        return None if self._check_at == FAR else self._check_at
 
     def _due(self, member: Member) -> int:
+        if not member.state.active:
+            return FAR
         if member.talks:
-            return max(member.heard_at, self._listening_since) + self._suspect_after
+            heard = max(member.heard_at, self._listening_since)
+            return heard + self.health.stretch(self._suspect_after)
         return member.probe_at
 
     def handle_timer(self, now: int) -> None:
         """Suspect whoever was not heard, probe whoever is suspect."""
+        if now < self._check_at:
+            return
         for member in list(self):
-            if not member.state.active or now < self._due(member):
+            if now < self._due(member):
                 continue
             if member.talks:
                 self.signal(member, Signal.MISSED, now)
             if member.unanswered >= self._probe_attempts:
-                self.signal(member, Signal.UNANSWERED, now)
-            else:
+                self._find_dead(member, now)
+            if member.state.active:
                 self._probe(member, now)
+        self._check_at = min(map(self._due, self), default=FAR)
 
     def _probe(self, member: Member, now: int) -> None:
         self._nonce = (self._nonce + 1) & NONCE_MASK
         member.nonces = (*member.nonces, self._nonce)[-NONCES_KEPT:]
         member.unanswered += 1
-        member.probe_at = now + self._probe_interval
+        member.probe_at = now + self.health.stretch(self._probe_interval)
         self._tally.add("probes_wanted")
         self._emit(ProbeWanted(member.host, member.address, member.tunnel_port, self._nonce))
 
@@ -328,5 +274,45 @@ class Roster:
             return
         member.nonces = ()
         self.signal(member, Signal.ANSWERED, now)
-        member.unanswered = 0
-        member.probe_at = now + self._silent_interval
+        member.acquit()
+        self._probe_again(member, now + self._silent_interval)
+
+    # ---- quorum ----
+
+    def _find_dead(self, member: Member, now: int) -> None:
+        """This host finds a member dead: say so, and see who agrees."""
+        member.found_dead = True
+        self._accuse(Accusation(member.host, member.incarnation))
+        self._condemn(member, now)
+
+    def accused(self, accuser: Member, accusation: Accusation, now: int) -> None:
+        """Another host finds a member dead."""
+        member = self._members.get(accusation.host)
+        if member is None or member.talks:
+            return  # whom this host hears is not dead
+        # An adopted member's incarnation is unknown to whoever adopted it.
+        if accusation.incarnation not in (member.incarnation, 0) and member.incarnation:
+            return
+        if member.state.active:
+            member.accusers[accuser.host] = now
+            self._condemn(member, now)
+        elif self._agreed.passes((accuser.host, member.host), now):
+            self._accuse(accusation)
+
+    def _condemn(self, member: Member, now: int) -> None:
+        """Dead is what this host and enough of those it hears find dead at the same time.
+
+        Enough: together more than half of all that could observe. A host that hears nobody of
+        several is more likely cut off itself: it waits for `dead_alone_ms`.
+        """
+        if not member.found_dead:
+            return
+        observers = {other.host for other in self if other.talks and other is not member}
+        fresh = now - self.health.stretch(self._probe_interval) * self._probe_attempts
+        agreeing = {host for host, at in member.accusers.items() if at >= fresh} & observers
+        others = sum(other.state.active for other in self if other is not member)
+        if not observers and others:
+            if now - member.heard_at >= self._dead_alone:
+                self.signal(member, Signal.CONDEMNED, now)
+        elif 2 * (len(agreeing) + 1) > len(observers) + 1:
+            self.signal(member, Signal.CONDEMNED, now)

@@ -27,12 +27,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A host's state, where its tunnel ends, and its last batch, so that a lost tail shows."""
+    """A host's state, where its tunnel ends, and how its log stands.
+
+    After batch `last_batch` the host has `sessions` open ones, and the sums of its digest add up
+    to `digest`: so a lost tail shows, and so does any difference. `version` is the highest that
+    the host speaks.
+    """
 
     state: HostState
     tunnel_port: int
     last_batch: int
     address: Address
+    digest: int = 0
+    sessions: int = 0
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +99,59 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardEnd:
-    """The shard named `request` has `count` datagrams."""
+    """The shard named `request` has `count` datagrams, the last as of log position `position`."""
 
     request: int
     count: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """Batches of the receiver's log that the sender misses: (first number, how many)."""
+
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The batches before `lowest` are no longer kept: compare digests instead."""
+
+    lowest: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskSums:
+    """Multicast the sums of your digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums `first`.. of the sender's digest, which has `buckets`, after batch `position`."""
+
+    position: int
+    first: int
+    buckets: int
+    sums: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PullBuckets:
+    """Send your sessions in these buckets of the digest, as a shard named `request`.
+
+    `bitmap`: bit b is bit b & 7 of byte b >> 3; one bit for each bucket.
+    """
+
+    request: int
+    bitmap: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """The sender neither hears this incarnation of a host, nor does the host answer probes."""
+
+    host: int
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +248,12 @@ Message = (
     | Answer
     | NotMine
     | Duplicate
+    | Nack
+    | Gone
+    | AskSums
+    | Sums
+    | PullBuckets
+    | Accusation
     | Records
     | Unknown
 )

@@ -8,21 +8,26 @@ from collections import deque
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.messages import Message
 from pyxdp_gossip.gossip.sealing import Envelope
-from pyxdp_gossip.gossip.wire import PAYLOAD_MAX, DatagramType, encode_message
+from pyxdp_gossip.gossip.wire import PAYLOAD_MAX, ROOM_MAX, DatagramType, encode_message
 
-Destination = tuple[str, int] | None  # None: the group
+Reach = tuple[str, int]
+Destination = Reach | None  # None: the group
 
 WAITING_MAX = 16_384  # 22 MiB: a resync of a million sessions; beyond it the oldest go
 TAKEN_MAX = 64  # datagrams a call, so that a resync does not drown the readers' sockets
 
 
 class Outbox:
-    """Datagrams in order; nothing is sealed before it goes, so a dropped one costs no counter."""
+    """Datagrams in order; nothing is sealed before it goes, so a dropped one costs no counter.
+
+    `room` says what fits into one; it shrinks with the network's MTU.
+    """
 
     def __init__(self, envelope: Envelope, tally: Tally) -> None:
         self._envelope = envelope
         self._tally = tally
         self._waiting: deque[tuple[Destination, DatagramType, bytes]] = deque()
+        self.room = ROOM_MAX
 
     def put(
         self,
@@ -32,7 +37,10 @@ class Outbox:
         records: bytes = b"",
     ) -> None:
         """Queue one datagram of whole sections; `records` come from the codec, last."""
-        payload = b"".join(map(encode_message, messages)) + records
+        self.put_payload(destination, kind, b"".join(map(encode_message, messages)) + records)
+
+    def put_payload(self, destination: Destination, kind: DatagramType, payload: bytes) -> None:
+        """Queue one datagram of sections that are encoded already."""
         assert len(payload) <= PAYLOAD_MAX, "a sender broke its section's budget"
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()

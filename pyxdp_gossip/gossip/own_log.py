@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
-from pyxdp_gossip.config import Timing
+from collections import deque
+
 from pyxdp_gossip.gossip.clock import HybridClock
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.messages import Batch
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval
 from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, EventKind, OwnershipLog, check_records
-from pyxdp_gossip.gossip.wire import BATCH_BUDGET, DatagramType
+from pyxdp_gossip.gossip.wire import DatagramType, encode_message
+from pyxdp_gossip.timing import Timing
 
 CLAIMS_PER_INTERVAL = 4096  # a storm of claims waits; each claim's packet comes again
+KEPT_BATCHES = 4096  # for repair: four seconds of full load
+KEPT_BYTES = 4 << 20
+TAIL_BEATS = (1, 4)  # so many `tail_ms` after the last batch; then the next heartbeat is near
 _CLAIM = bytes([EventKind.CLAIM])
 _SESSION = slice(1, 6)  # family, slot and client port in struct xg_event
 _ADDRESS = slice(16, 32)
@@ -38,6 +43,10 @@ class OwnLog:
         self._oldest_at = 0
         self._flushed_at: int | None = None
         self.number = 0  # of the last batch sent
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._tail = timing.tail_ms * NS_PER_MS
+        self._tail_beats: deque[int] = deque()
 
     def absorb(self, records: bytes, now: int) -> None:
         """Take in struct xg_event records of the four kinds that are about own sessions.
@@ -104,10 +113,42 @@ class OwnLog:
         """Send all that is pending, in as many batches as it takes."""
         self._flushed_at = now
         while self._log.pending:
-            records = self._log.encode(BATCH_BUDGET)
+            records = self._log.encode(self._outbox.room.batch)
             if not records:
                 return
             self.number += 1
-            batch = Batch(self.number, self._date)
-            self._outbox.put(None, DatagramType.LOG, batch, records=records)
+            payload = encode_message(Batch(self.number, self._date)) + records
+            self._keep(payload)
+            self._outbox.put_payload(None, DatagramType.LOG, payload)
             self._tally.add("batches_sent")
+            self._tail_beats = deque(now + self._tail * factor for factor in TAIL_BEATS)
+
+    # ---- repair ----
+
+    def _keep(self, payload: bytes) -> None:
+        self._kept.append(payload)
+        self._kept_bytes += len(payload)
+        while len(self._kept) > KEPT_BATCHES or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft())
+
+    @property
+    def lowest_kept(self) -> int:
+        """Number of the oldest batch that can be sent again; behind the last one if none can."""
+        return self.number - len(self._kept) + 1
+
+    def kept(self, number: int) -> bytes | None:
+        """A sent batch, as the payload of a datagram; None if it is no longer kept."""
+        if not self.lowest_kept <= number <= self.number:
+            return None
+        return self._kept[number - self.lowest_kept]
+
+    def tail_timer(self) -> int | None:
+        """When a heartbeat should show that the last batch was sent, in ns."""
+        return self._tail_beats[0] if self._tail_beats else None
+
+    def tail_is_due(self, now: int) -> bool:
+        """Whether such a heartbeat is due; once each."""
+        due = bool(self._tail_beats) and now >= self._tail_beats[0]
+        if due:
+            self._tail_beats.popleft()
+        return due

@@ -8,39 +8,49 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pyxdp_gossip.gossip.anti_entropy import Comparer, DigestService
 from pyxdp_gossip.gossip.clock import HybridClock
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import OutgoingEvent, UnknownService
+from pyxdp_gossip.gossip.greeting import Greeter
 from pyxdp_gossip.gossip.join import Join
-from pyxdp_gossip.gossip.membership import Member, Roster, Signal
+from pyxdp_gossip.gossip.member import Member, Signal
+from pyxdp_gossip.gossip.membership import Roster
 from pyxdp_gossip.gossip.messages import (
+    Accusation,
     Answer,
+    AskSums,
     Batch,
+    Gone,
     Heartbeat,
     Hello,
     Leaving,
-    MemberEntry,
     Members,
     Message,
+    Nack,
     NotMine,
+    PullBuckets,
     Records,
     Services,
     Shard,
     ShardEnd,
+    Sums,
     Unknown,
     Welcome,
     WhoHas,
 )
-from pyxdp_gossip.gossip.outbox import Outbox
+from pyxdp_gossip.gossip.newcomers import Newcomers
+from pyxdp_gossip.gossip.outbox import Reach
 from pyxdp_gossip.gossip.own_log import OwnLog
 from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
 from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, OwnershipLog
+from pyxdp_gossip.gossip.repair import Nacker, Repairer
 from pyxdp_gossip.gossip.sequence import Arrival
 from pyxdp_gossip.gossip.shard_service import ShardService
 from pyxdp_gossip.gossip.strays import StrayNotices
 from pyxdp_gossip.gossip.translation import Dictionary
 from pyxdp_gossip.gossip.who_has import Answerer, Asker
-from pyxdp_gossip.gossip.wire import MEMBERS_IN_SECTION, DatagramType, Header
+from pyxdp_gossip.gossip.wire import Header
 
 SHARD_CLOCK = 0  # a snapshot never wins over a dated claim of another owner
 HOSTS_WARNED_MAX = 256  # as many as there are members
@@ -51,7 +61,8 @@ class Delivery:
     """One datagram on its way through the table. `dated` holds for the records behind it."""
 
     member: Member
-    reach: tuple[str, int]
+    header: Header
+    reach: Reach
     now: int
     dated: tuple[int, int] | None = None  # clock and log position of the records that follow
     has_shard: bool = False
@@ -67,73 +78,100 @@ class Receiver:
     clock: HybridClock
     own_log: OwnLog
     roster: Roster
+    newcomers: Newcomers
     join: Join
+    greeter: Greeter
     shards: ShardService
+    nacker: Nacker
+    repairer: Repairer
+    comparer: Comparer
+    digests: DigestService
     dictionary: Dictionary
     asker: Asker
     answerer: Answerer
     strays: StrayNotices
-    outbox: Outbox
     tally: Tally
     emit: Callable[[OutgoingEvent], None]
-    heartbeat: Callable[[], Heartbeat]
+    refute: Callable[[int], None]
     _warned: OncePerInterval = field(
         default_factory=lambda: OncePerInterval(NS_PER_S, HOSTS_WARNED_MAX)
     )
 
-    def receive(
-        self, header: Header, messages: list[Message], reach: tuple[str, int], now: int
-    ) -> None:
+    def receive(self, header: Header, messages: list[Message], reach: Reach, now: int) -> None:
         """Take in an authentic datagram of another host."""
         member = self._sender(header, messages, reach, now)
         if member is None:
             return
-        delivery = Delivery(member, reach, now)
+        delivery = Delivery(member, header, reach, now)
         for message in messages:
             handle = _HANDLERS.get(type(message))
             if handle is not None:
                 handle(self, delivery, message)
         if delivery.has_shard:
             self.join.check(member, self.roster)
+        if member.keeps_closed:
+            self._stop_keeping(member)
 
     def _sender(
-        self, header: Header, messages: list[Message], reach: tuple[str, int], now: int
+        self, header: Header, messages: list[Message], reach: Reach, now: int
     ) -> Member | None:
-        if self.roster.get(header.sender) is not None:
-            return self.roster.hear(header.sender, header.incarnation, reach, now)
-        beat = next((row for row in messages if isinstance(row, Heartbeat)), None)
-        if beat is None:
-            self.tally.add("unknown_sender")
-            return None
-        return self.roster.meet(header.sender, header.incarnation, beat, reach, now)
+        """The member whose incarnation this is, or becomes; None to ignore the datagram."""
+        member = self.roster.get(header.sender)
+        if member is not None:
+            if (header.incarnation, header.salt) == (member.incarnation, member.salt):
+                return member if self.roster.hear(member, reach, now) else None
+            # One known by hearsay may have any start that is not older than the one told of.
+            if header.incarnation < member.incarnation or (
+                header.incarnation == member.incarnation and member.salt is not None
+            ):
+                self.tally.add("old_incarnation")
+                return None
+        member, wanted = self.newcomers.hear(header, messages, reach, now)
+        if member is None:
+            self._answer_newcomer(header, messages, reach)
+        elif self.roster.hear(member, reach, now) and wanted is not None:
+            self.shards.start(member.host, reach, wanted, now)
+        return member
+
+    def _answer_newcomer(self, header: Header, messages: list[Message], reach: Reach) -> None:
+        """Whoever proves that this host runs must be answered before it is known."""
+        for message in messages:
+            if isinstance(message, Hello):
+                self.greeter.welcome(message, header, reach)
+
+    def _stop_keeping(self, member: Member) -> None:
+        """What a member closed is kept only while an older OPEN may still come."""
+        if not member.batches.missing and not self.join.pulls(member):
+            member.keeps_closed = False
+            self.log.drop_closed(member.host)
 
     # ---- membership ----
 
     def _on_heartbeat(self, delivery: Delivery, beat: Heartbeat) -> None:
-        self.roster.beat(delivery.member, beat, delivery.now)
+        member, now = delivery.member, delivery.now
+        self._missed(member, self.roster.beat(member, beat, now), now)
+        self.comparer.heard(member, beat, now)
+
+    def _missed(self, member: Member, batches: int, now: int) -> None:
+        if batches:
+            self.tally.add("batches_missed", batches)
+            member.keeps_closed = True
+            self.nacker.noticed(member, now)
 
     def _on_hello(self, delivery: Delivery, hello: Hello) -> None:
-        member = delivery.member
-        others = [
-            MemberEntry(other.host, other.tunnel_port, other.incarnation, other.address)
-            for other in self.roster
-            if other.state.active and other.host != member.host
-        ]
-        welcome = Welcome(hello.request, member.host, member.incarnation)
-        kind = DatagramType.MEMBERSHIP
-        for start in range(0, max(len(others), 1), MEMBERS_IN_SECTION):
-            part = tuple(others[start : start + MEMBERS_IN_SECTION])
-            known = (Members(part),) if part else ()
-            self.outbox.put(delivery.reach, kind, self.heartbeat(), welcome, *known)
-        for services in self.dictionary.parts():
-            self.outbox.put(delivery.reach, kind, services)
+        self.greeter.welcome(hello, delivery.header, delivery.reach)
         if hello.pull:
-            self.shards.start(member.host, delivery.reach, hello.request, delivery.now)
-            self.shards.handle_timer(self.own_log.number, delivery.now)
+            host = delivery.member.host
+            self.shards.start(host, delivery.reach, hello.request, delivery.now)
 
     def _on_welcome(self, delivery: Delivery, welcome: Welcome) -> None:
-        if (welcome.host, welcome.incarnation) == (self.local_host, self.incarnation):
+        if self.is_for_us(welcome):
             self.join.welcomed()
+
+    def is_for_us(self, welcome: Welcome) -> bool:
+        """Whether it answers a HELLO of this very start."""
+        start = (welcome.host, welcome.incarnation)
+        return start == (self.local_host, self.incarnation) and self.join.answers(welcome)
 
     def _on_members(self, delivery: Delivery, members: Members) -> None:
         for entry in members.entries:
@@ -142,6 +180,13 @@ class Receiver:
 
     def _on_leaving(self, delivery: Delivery, _leaving: Leaving) -> None:
         self.roster.signal(delivery.member, Signal.LEFT, delivery.now)
+
+    def _on_accusation(self, delivery: Delivery, accusation: Accusation) -> None:
+        self.tally.add("accusations_received")
+        if accusation.host == self.local_host:
+            self.refute(delivery.now)
+        else:
+            self.roster.accused(delivery.member, accusation, delivery.now)
 
     def _on_services(self, delivery: Delivery, services: Services) -> None:
         member = delivery.member
@@ -152,6 +197,7 @@ class Receiver:
         translation = self.dictionary.translate(known)
         changed = translation != member.translation
         member.services, member.translation = known, translation
+        member.knows_all = self.dictionary.has_all(known)
         if changed and member.misses_services:
             member.misses_services = False
             self.join.pull(member, delivery.now)
@@ -161,13 +207,15 @@ class Receiver:
     def _on_batch(self, delivery: Delivery, batch: Batch) -> None:
         member = delivery.member
         arrival, missed = member.batches.arrive(batch.number)
-        self.tally.add("batches_missed", missed)
+        if missed:
+            self._missed(member, missed, delivery.now)
         if arrival is Arrival.REPEATED:
             self.tally.add("batches_repeated")
             return
         self.tally.add("batches_received")
         if arrival is Arrival.LATE:
             self.tally.add("batches_late")
+            self.nacker.repaired(member)
         if member.generation is None:
             self.tally.add("batches_before_services")
             return
@@ -186,7 +234,28 @@ class Receiver:
             delivery.has_shard = True
 
     def _on_shard_end(self, delivery: Delivery, end: ShardEnd) -> None:
-        self.join.end(delivery.member, end, self.roster)
+        self.join.end(delivery.member, end, self.roster, delivery.now)
+
+    # ---- repair ----
+
+    def _on_nack(self, delivery: Delivery, nack: Nack) -> None:
+        self.repairer.asked(nack, delivery.reach, delivery.now)
+
+    def _on_gone(self, delivery: Delivery, gone: Gone) -> None:
+        lost = delivery.member.batches.give_up(gone.lowest)
+        self.tally.add("batches_given_up", lost)
+
+    def _on_ask_sums(self, _delivery: Delivery, _asked: AskSums) -> None:
+        self.digests.asked()
+
+    def _on_sums(self, delivery: Delivery, sums: Sums) -> None:
+        self.comparer.compare(delivery.member, sums, delivery.now)
+
+    def _on_pull_buckets(self, delivery: Delivery, pull: PullBuckets) -> None:
+        member = delivery.member
+        self.shards.start_buckets(member.host, delivery.reach, pull, delivery.now)
+
+    # ---- records again ----
 
     def _on_records(self, delivery: Delivery, records: Records) -> None:
         if delivery.dated is None:
@@ -199,6 +268,7 @@ class Receiver:
                 clock=clock,
                 position=position & POSITION_MASK,
                 now_ms=delivery.now // NS_PER_MS,
+                keep_closed=member.keeps_closed,
             )
         except OSError as error:
             if error.errno != errno.EBADMSG:
@@ -245,6 +315,12 @@ _HANDLERS: dict[type, Callable[[Receiver, Delivery, Any], None]] = {
     WhoHas: Receiver._on_who_has,
     Answer: Receiver._on_answer,
     NotMine: Receiver._on_not_mine,
+    Nack: Receiver._on_nack,
+    Gone: Receiver._on_gone,
+    AskSums: Receiver._on_ask_sums,
+    Sums: Receiver._on_sums,
+    PullBuckets: Receiver._on_pull_buckets,
+    Accusation: Receiver._on_accusation,
     Unknown: Receiver._on_unknown,
 }
 """A DUPLICATE is for a host with the sender's own id only, which the core reads itself."""

@@ -15,7 +15,15 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pyxdp_gossip.config import Key
 from pyxdp_gossip.errors import PeerError
-from pyxdp_gossip.gossip.wire import HEADER, DatagramType, Header, decode_header, encode_header
+from pyxdp_gossip.gossip.messages import Message
+from pyxdp_gossip.gossip.wire import (
+    HEADER,
+    DatagramType,
+    Header,
+    decode_header,
+    decode_payload,
+    encode_header,
+)
 
 REPLAY_WINDOW = 1024  # datagrams that may overtake each other; RFC 6479 uses the same size
 SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic ones get in
@@ -116,11 +124,35 @@ class Envelope:
         self.salt = salt
         self._counter = 0
         self._aead = CIPHERS[cipher]
-        self._secrets = {key.id: key.secret for key in keys}
-        self._key_id = keys[0].id if keys else 0
+        self._secrets: dict[int, bytes] = {}
+        self._key_id = 0
         self._subkeys: OrderedDict[tuple[int, int, int, int], Aead] = OrderedDict()
         self._windows: dict[int, dict[tuple[int, int], ReplayWindow]] = {}
-        self._sealing = self._derive(self._key_id, host, incarnation, salt) if keys else None
+        self._sealing: Aead | None = None
+        if keys:
+            self.change_keys(keys)
+
+    def change_keys(self, keys: Sequence[Key]) -> None:
+        """Seal with the first of these from now on, and open with any; the counter goes on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not keys:
+            raise ValueError("keys is empty, expected 1 or more")
+        self._secrets = {key.id: key.secret for key in keys}
+        self._key_id = keys[0].id
+        self._subkeys.clear()
+        self._sealing = self._derive(self._key_id, self._host, self.incarnation, self.salt)
+
+    def read(self, data: bytes) -> tuple[Header, list[Message]]:
+        """Open a datagram of a peer, and read its sections.
+
+        Raises:
+            PeerError: as `open`, or a section is malformed.
+        """
+        header, payload = self.open(data)
+        return header, decode_payload(payload)
 
     def _derive(self, key_id: int, sender: int, incarnation: int, salt: int) -> Aead:
         info = _SUBKEY_INFO + sender.to_bytes(2, "big") + incarnation.to_bytes(8, "big")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which batches of one log came, which were jumped over, and which came late."""
+"""Which batches of one log came, which are missing, and which came late."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-WINDOW = 1024  # batches that may be late; beyond it they count as seen
+MISSING_MAX = 4096  # as many as a sender keeps for repair
 
 
 class Arrival(Enum):
@@ -17,11 +17,15 @@ class Arrival(Enum):
 
 
 class BatchSequence:
-    """The batches of one incarnation. The first thing heard of it sets where counting begins."""
+    """The batches of one incarnation. The first thing heard of it sets where counting begins.
+
+    `behind`: some that are missing will not be repaired; only the digest tells what they said.
+    """
 
     def __init__(self) -> None:
         self.highest: int | None = None
-        self._seen = 0  # bit i: batch highest - i came
+        self.missing: set[int] = set()
+        self.behind = False
 
     def reach(self, number: int) -> int:
         """The sender says that it sent batches up to `number`; how many are newly missed."""
@@ -31,20 +35,41 @@ class BatchSequence:
         ahead = number - self.highest
         if ahead <= 0:
             return 0
-        kept = self._seen << ahead if ahead < WINDOW else 0
-        self._seen = kept & ((1 << WINDOW) - 1)
+        self._miss(self.highest + 1, number)
         self.highest = number
         return ahead
 
     def arrive(self, number: int) -> tuple[Arrival, int]:
         """A batch came: how, and how many are newly missed before it."""
-        if self.highest is None or number > self.highest:
-            first = self.highest is None
-            missed = self.reach(number) - (not first)
-            self._seen |= 1
-            return Arrival.NEXT, missed
-        behind = self.highest - number
-        if behind >= WINDOW or self._seen >> behind & 1:
-            return Arrival.REPEATED, 0
-        self._seen |= 1 << behind
-        return Arrival.LATE, 0
+        if self.highest is None:
+            self.highest = number
+            return Arrival.NEXT, 0
+        ahead = number - self.highest
+        if ahead > 0:
+            if ahead > 1:
+                self._miss(self.highest + 1, number - 1)
+            self.highest = number
+            return Arrival.NEXT, ahead - 1
+        if number in self.missing:
+            self.missing.remove(number)
+            return Arrival.LATE, 0
+        return Arrival.REPEATED, 0
+
+    def _miss(self, first: int, last: int) -> None:
+        self.missing.update(range(max(first, last - MISSING_MAX + 1), last + 1))
+        if last - first >= MISSING_MAX:
+            self.behind = True
+        if len(self.missing) > MISSING_MAX:
+            self.give_up(sorted(self.missing)[-MISSING_MAX])
+
+    def give_up(self, below: int) -> int:
+        """Wait no longer for batches below a number; how many these are."""
+        lost = {number for number in self.missing if number < below}
+        self.missing -= lost
+        self.behind = self.behind or bool(lost)
+        return len(lost)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every batch up to the highest came."""
+        return not self.missing and not self.behind

@@ -3,24 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
-from pyxdp_gossip.gossip.membership import Member, Roster
+from pyxdp_gossip.gossip.member import Member
+from pyxdp_gossip.gossip.membership import Roster
 from pyxdp_gossip.gossip.messages import NotMine, Stray
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval
 from pyxdp_gossip.gossip.records import (
     EVENT,
     NO_SLOT,
-    SessionTable,
+    OwnershipLog,
     check_records,
     session_key,
     unpack_records,
 )
 from pyxdp_gossip.gossip.translation import slot_of
 from pyxdp_gossip.gossip.wire import STRAYS_IN_SECTION, DatagramType
+from pyxdp_gossip.timing import Timing
 
 TOLD_PER_INTERVAL = 1024  # sessions; a stale entry that is not told now is told later
 
@@ -30,13 +29,13 @@ class StrayNotices:
 
     def __init__(
         self,
-        tables: Mapping[int, SessionTable],
+        log: OwnershipLog,
         roster: Roster,
         outbox: Outbox,
         timing: Timing,
         tally: Tally,
     ) -> None:
-        self._tables = tables
+        self._log = log
         self._roster = roster
         self._outbox = outbox
         self._tally = tally
@@ -77,7 +76,5 @@ class StrayNotices:
             if slot == NO_SLOT:
                 continue
             key = session_key(stray.family, slot, stray.client_port, stray.address)
-            entry = self._tables[stray.family].get(key)
-            if entry is not None and entry.owner == member.host:
-                self._tables[stray.family].remove(key)
+            if self._log.deny(member.host, stray.family, key):
                 self._tally.add("entries_removed")

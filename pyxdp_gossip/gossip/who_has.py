@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pyxdp_gossip.config import Timing
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import AskKernel, OutgoingEvent
-from pyxdp_gossip.gossip.membership import Member, Roster
+from pyxdp_gossip.gossip.member import Member
+from pyxdp_gossip.gossip.membership import Roster
 from pyxdp_gossip.gossip.messages import Answer, Question, WhoHas
 from pyxdp_gossip.gossip.outbox import Outbox
 from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval, TokenBucket
@@ -28,6 +28,7 @@ from pyxdp_gossip.gossip.records import (
 from pyxdp_gossip.gossip.translation import slot_of
 from pyxdp_gossip.gossip.wire import QUESTIONS_IN_SECTION, DatagramType
 from pyxdp_gossip.session import KernelView
+from pyxdp_gossip.timing import Timing
 
 QUEUE_MAX = 1024  # missed sessions waiting for the budget; their packets come again
 ROUNDS_MAX = 64  # WHO-HAS under way; at 200 a second and 300 ms there are at most 60

@@ -16,9 +16,12 @@ from typing import Any
 from pyxdp_gossip.config import HOST_ID_MAX
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import (
+    Accusation,
     Answer,
+    AskSums,
     Batch,
     Duplicate,
+    Gone,
     Heartbeat,
     Hello,
     HostState,
@@ -26,13 +29,16 @@ from pyxdp_gossip.gossip.messages import (
     MemberEntry,
     Members,
     Message,
+    Nack,
     NotMine,
+    PullBuckets,
     Question,
     Records,
     Services,
     Shard,
     ShardEnd,
     Stray,
+    Sums,
     Unknown,
     Welcome,
     WhoHas,
@@ -41,6 +47,7 @@ from pyxdp_gossip.session import Service, packed16, unpacked16
 
 VERSION = 1
 DATAGRAM_MAX = 1400  # bytes of UDP payload: fits a 1500-byte network under IPv6 and a tunnel
+DATAGRAM_MIN = 1200  # less is no network for IPv6 (RFC 8200 section 5: links carry 1280)
 SECTIONS_MAX = 64  # a datagram of this version has fewer than ten
 TAG_BYTES = 16  # both AEADs: RFC 5116 section 5.1, RFC 8439 section 2.8
 FLAG_PLAIN = 0x80  # in the type byte: not sealed, key id 0
@@ -50,30 +57,64 @@ SECTION = struct.Struct("!BBH")
 PAYLOAD_MAX = DATAGRAM_MAX - HEADER.size - TAG_BYTES
 
 _BATCH = struct.Struct("!QQ")
-_HEARTBEAT = struct.Struct("!BxHI16sQ")
+_HEARTBEAT = struct.Struct("!BBH4x16sQQQ")
 _GENERATION = struct.Struct("!I4x")
 _SERVICE = struct.Struct("!HHB3x16s")
 _HELLO = struct.Struct("!IB3x")
 _WELCOME = struct.Struct("!IHHQ")
 _MEMBER = struct.Struct("!HHIQ16s")
 _SHARD = struct.Struct("!IIQ")
-_SHARD_END = struct.Struct("!II")
+_SHARD_END = struct.Struct("!IIQ")
 _NUMBER = struct.Struct("!I4x")
 _QUESTION = struct.Struct("!BxHH2xII16s")
 _ANSWER = struct.Struct("!IIQ")
 _STRAY = struct.Struct("!BxHH2x16s")
 _DUPLICATE = struct.Struct("!HHIQ")
+_RANGE = struct.Struct("!QII")
+_GONE = struct.Struct("!Q")
+_SUMS = struct.Struct("!QHH4x")
+_SUM = struct.Struct("!Q")
+_ACCUSATION = struct.Struct("!HHIQ")
 
-SERVICES_IN_SECTION = (PAYLOAD_MAX - SECTION.size - _GENERATION.size) // _SERVICE.size
-# A WELCOME has a heartbeat and the answer beside its members.
-MEMBERS_IN_SECTION = (
-    PAYLOAD_MAX - 3 * SECTION.size - _HEARTBEAT.size - _WELCOME.size
-) // _MEMBER.size
 QUESTIONS_IN_SECTION = 32  # bits of the answer's map
 STRAYS_IN_SECTION = 32  # more are told when their packets come again
-BATCH_BUDGET = PAYLOAD_MAX - SECTION.size - _BATCH.size
-SHARD_BUDGET = PAYLOAD_MAX - SECTION.size - _SHARD.size
+RANGES_IN_SECTION = 32  # more are asked for once these came
+BATCHES_IN_RANGE = 4096  # as many as a sender keeps
+BUCKETS_MAX = 8192  # of a digest: one bitmap fits a datagram
+BATCH_NUMBER_MAX = (1 << 63) - 1  # never reached; keeps sums of numbers far from wrapping
 
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What fits into one datagram: of records in bytes, of other sections in rows."""
+
+    payload: int
+    batch: int
+    shard: int
+    services: int
+    members: int
+    sums: int
+
+
+def room_of(datagram_max: int) -> Room:
+    """What fits into datagrams of `datagram_max` bytes of UDP payload, `DATAGRAM_MIN` or more."""
+    payload = min(datagram_max, DATAGRAM_MAX) - HEADER.size - TAG_BYTES
+    one = payload - SECTION.size
+    # A WELCOME has a heartbeat, the answer and a HELLO beside its members.
+    greeting = 3 * SECTION.size + _HEARTBEAT.size + _WELCOME.size + _HELLO.size
+    return Room(
+        payload=payload,
+        batch=one - _BATCH.size,
+        shard=one - _SHARD.size,
+        services=(one - _GENERATION.size) // _SERVICE.size,
+        members=(one - greeting) // _MEMBER.size,
+        sums=(one - _SUMS.size) // _SUM.size,
+    )
+
+
+ROOM_MAX = room_of(DATAGRAM_MAX)
+
+_HOST_STATES = {state.value: state for state in HostState}
 _PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}  # IANA protocol numbers
 RECORD_KINDS = frozenset((0x10, 0x11, 0x12, 0x18, 0x19, 0x1A))
 
@@ -103,6 +144,12 @@ class SectionKind(IntEnum):
     ANSWER = 0x0B
     NOT_MINE = 0x0C
     DUPLICATE = 0x0D
+    NACK = 0x0E
+    SUMS = 0x0F
+    GONE = 0x20
+    ASK_SUMS = 0x21
+    PULL_BUCKETS = 0x22
+    ACCUSATION = 0x23
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,19 +262,24 @@ def _rows(layout: struct.Struct, body: bytes, most: int) -> Iterator[tuple[Any, 
 
 
 def _decode_batch(body: bytes) -> Batch:
-    return Batch(*_fixed(_BATCH, body))
+    number, clock = _fixed(_BATCH, body)
+    if number > BATCH_NUMBER_MAX:
+        raise PeerError("malformed_body")
+    return Batch(number, clock)
 
 
 def _encode_heartbeat(beat: Heartbeat) -> bytes:
     address = packed16(beat.address)
-    return _HEARTBEAT.pack(beat.state, beat.tunnel_port, 0, address, beat.last_batch)
+    log = (beat.last_batch, beat.digest, beat.sessions)
+    return _HEARTBEAT.pack(beat.state, beat.version, beat.tunnel_port, address, *log)
 
 
 def _decode_heartbeat(body: bytes) -> Heartbeat:
-    state, tunnel_port, _, address, last_batch = _fixed(_HEARTBEAT, body)
-    if state not in tuple(HostState) or tunnel_port == 0:
+    state, version, tunnel_port, address, number, digest, sessions = _fixed(_HEARTBEAT, body)
+    if state not in _HOST_STATES or tunnel_port == 0 or number > BATCH_NUMBER_MAX:
         raise PeerError("malformed_body")
-    return Heartbeat(HostState(state), tunnel_port, last_batch, unpacked16(address))
+    log = (digest, sessions, version)
+    return Heartbeat(_HOST_STATES[state], tunnel_port, number, unpacked16(address), *log)
 
 
 def _encode_services(services: Services) -> bytes:
@@ -244,7 +296,7 @@ def _decode_services(body: bytes) -> Services:
     rows = body[_GENERATION.size :]
     if not rows:
         return Services(generation, ())
-    for index, port, protocol, vip in _rows(_SERVICE, rows, SERVICES_IN_SECTION):
+    for index, port, protocol, vip in _rows(_SERVICE, rows, ROOM_MAX.services):
         if protocol == _PROTOCOL_NUMBERS["tcp"]:
             entries.append((index, Service(unpacked16(vip), port, "tcp")))
         elif protocol == _PROTOCOL_NUMBERS["udp"]:
@@ -271,7 +323,7 @@ def _encode_members(members: Members) -> bytes:
 
 def _decode_members(body: bytes) -> Members:
     entries: list[MemberEntry] = []
-    for host, tunnel_port, _, incarnation, address in _rows(_MEMBER, body, MEMBERS_IN_SECTION):
+    for host, tunnel_port, _, incarnation, address in _rows(_MEMBER, body, ROOM_MAX.members):
         if tunnel_port == 0 or host > HOST_ID_MAX:
             raise PeerError("malformed_body")
         entries.append(MemberEntry(host, tunnel_port, incarnation, unpacked16(address)))
@@ -316,6 +368,42 @@ def _decode_not_mine(body: bytes) -> NotMine:
     return NotMine(strays)
 
 
+def _decode_nack(body: bytes) -> Nack:
+    ranges: list[tuple[int, int]] = []
+    for first, count, _ in _rows(_RANGE, body, RANGES_IN_SECTION):
+        if not 1 <= count <= BATCHES_IN_RANGE or first > BATCH_NUMBER_MAX:
+            raise PeerError("malformed_body")
+        ranges.append((first, count))
+    return Nack(tuple(ranges))
+
+
+def _encode_sums(sums: Sums) -> bytes:
+    head = _SUMS.pack(sums.position, sums.first, sums.buckets)
+    return head + struct.pack(f"!{len(sums.sums)}Q", *sums.sums)
+
+
+def _decode_sums(body: bytes) -> Sums:
+    position, first, buckets = _fixed(_SUMS, body)
+    rows = _rows(_SUM, body[_SUMS.size :], ROOM_MAX.sums)
+    values = tuple(value for (value,) in rows)
+    if not first + len(values) <= buckets <= BUCKETS_MAX:
+        raise PeerError("malformed_body")
+    return Sums(position, first, buckets, values)
+
+
+def _decode_pull_buckets(body: bytes) -> PullBuckets:
+    (request,) = _fixed(_NUMBER, body)
+    bitmap = body[_NUMBER.size :]
+    if not 1 <= len(bitmap) <= BUCKETS_MAX // 8:
+        raise PeerError("malformed_body")
+    return PullBuckets(request, bitmap)
+
+
+def _decode_accusation(body: bytes) -> Accusation:
+    host, _, _, incarnation = _fixed(_ACCUSATION, body)
+    return Accusation(host, incarnation)
+
+
 def _decode_duplicate(body: bytes) -> Duplicate:
     host, _, _, incarnation = _fixed(_DUPLICATE, body)
     return Duplicate(host, incarnation)
@@ -335,6 +423,12 @@ _DECODERS: dict[int, Callable[[bytes], Message]] = {
     SectionKind.ANSWER: lambda body: Answer(*_fixed(_ANSWER, body)),
     SectionKind.NOT_MINE: _decode_not_mine,
     SectionKind.DUPLICATE: _decode_duplicate,
+    SectionKind.NACK: _decode_nack,
+    SectionKind.SUMS: _decode_sums,
+    SectionKind.GONE: lambda body: Gone(*_fixed(_GONE, body)),
+    SectionKind.ASK_SUMS: lambda body: AskSums(),
+    SectionKind.PULL_BUCKETS: _decode_pull_buckets,
+    SectionKind.ACCUSATION: _decode_accusation,
 }
 
 _ENCODERS: dict[type, tuple[SectionKind, Callable[[Any], bytes]]] = {
@@ -345,10 +439,16 @@ _ENCODERS: dict[type, tuple[SectionKind, Callable[[Any], bytes]]] = {
     Welcome: (SectionKind.WELCOME, lambda m: _WELCOME.pack(m.request, m.host, 0, m.incarnation)),
     Members: (SectionKind.MEMBERS, _encode_members),
     Shard: (SectionKind.SHARD, lambda m: _SHARD.pack(m.request, m.number, m.position)),
-    ShardEnd: (SectionKind.SHARD_END, lambda m: _SHARD_END.pack(m.request, m.count)),
+    ShardEnd: (SectionKind.SHARD_END, lambda m: _SHARD_END.pack(m.request, m.count, m.position)),
     Leaving: (SectionKind.LEAVE, lambda m: b""),
     WhoHas: (SectionKind.WHO_HAS, _encode_who_has),
     Answer: (SectionKind.ANSWER, lambda m: _ANSWER.pack(m.number, m.not_mine, m.view)),
     NotMine: (SectionKind.NOT_MINE, _encode_not_mine),
     Duplicate: (SectionKind.DUPLICATE, lambda m: _DUPLICATE.pack(m.host, 0, 0, m.incarnation)),
+    Nack: (SectionKind.NACK, lambda m: b"".join(_RANGE.pack(*row, 0) for row in m.ranges)),
+    Sums: (SectionKind.SUMS, _encode_sums),
+    Gone: (SectionKind.GONE, lambda m: _GONE.pack(m.lowest)),
+    AskSums: (SectionKind.ASK_SUMS, lambda m: b""),
+    PullBuckets: (SectionKind.PULL_BUCKETS, lambda m: _NUMBER.pack(m.request) + m.bitmap),
+    Accusation: (SectionKind.ACCUSATION, lambda m: _ACCUSATION.pack(m.host, 0, 0, m.incarnation)),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from pyxdp_gossip._native import OwnershipLog, OwnerStates, SessionTable
-from pyxdp_gossip.config import Key, Timing
+from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.core import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
     MemberChanged,
@@ -23,6 +23,7 @@ from pyxdp_gossip.gossip.messages import MemberEntry
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.session import Service
+from pyxdp_gossip.timing import Timing
 
 MS = 1_000_000
 STEP = MS // 2
@@ -51,7 +52,7 @@ class Host:
     running: bool = True  # the agent is run
     up: bool = True  # the host answers probes
     events: list[OutgoingEvent] = field(default_factory=list)
-    inbox: list[tuple[bytes, tuple[str, int]]] = field(default_factory=list)
+    inbox: list[tuple[int, bytes, tuple[str, int]]] = field(default_factory=list)
 
     def owner(self, client: int, slot: int = 0) -> int | None:
         entry = self.table.get(event(EventKind.OPEN, client, slot=slot).key)
@@ -71,10 +72,13 @@ class Host:
 class Pop:
     """Hosts by name, a network that may lose datagrams, and a clock that only `run` moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing | None = None) -> None:
+        self.timing = timing or Timing()
         self.now = 0
         self.hosts: dict[str, Host] = {}
         self.loses: Callable[[str, str, bytes], bool] = lambda source, target, data: False
+        self.delay: Callable[[str, str, bytes], int] = lambda source, target, data: 0
+        self.probe_lost: Callable[[str, str], bool] = lambda source, target: False
         self.recorded: list[bytes] = []
         self._starts = 0
 
@@ -103,7 +107,7 @@ class Pop:
             log=OwnershipLog(table, table6, host),
             owners=owners,
             tables={4: table, 6: table6},
-            timing=Timing(),
+            timing=self.timing,
             wall_offset=wall,
             now=self.now,
             adopted=entries,
@@ -136,8 +140,9 @@ class Pop:
                     self._step(host)
 
     def _step(self, host: Host) -> None:
-        inbox, host.inbox = host.inbox, []
-        for data, source in inbox:
+        due = [row for row in host.inbox if row[0] <= self.now]
+        host.inbox = [row for row in host.inbox if row[0] > self.now]
+        for _, data, source in sorted(due, key=lambda row: row[0]):
             host.core.receive_datagram(data, source, self.now)
         timer = host.core.next_timer()
         if timer is not None and timer <= self.now:
@@ -152,7 +157,8 @@ class Pop:
         for name, host in self.hosts.items():
             reached = name == target or (target is None and host is not source)
             if reached and not self.loses(source.address, name, data):
-                host.inbox.append((data, (source.address, 7946)))
+                due = self.now + self.delay(source.address, name, data) * MS
+                host.inbox.append((due, data, (source.address, 7946)))
 
     def _take_events(self, host: Host) -> None:
         while (happened := host.core.next_event()) is not None:
@@ -162,7 +168,8 @@ class Pop:
 
     def _probe(self, host: Host, wanted: ProbeWanted) -> None:
         target = self.hosts.get(str(wanted.address))
-        if target is not None and target.up:
+        lost = self.probe_lost(host.address, str(wanted.address))
+        if target is not None and target.up and not lost:
             host.core.handle_event(ProbeAnswered(wanted.host, wanted.nonce), self.now)
 
     def happens(self, host: Host, *records: EventRecord) -> None:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import (
+    Accusation,
     Answer,
+    AskSums,
     Batch,
     Duplicate,
+    Gone,
     Heartbeat,
     Hello,
     HostState,
@@ -22,24 +25,27 @@ from pyxdp_gossip.gossip.messages import (
     MemberEntry,
     Members,
     Message,
+    Nack,
     NotMine,
+    PullBuckets,
     Question,
     Records,
     Services,
     Shard,
     ShardEnd,
     Stray,
+    Sums,
     Unknown,
     Welcome,
     WhoHas,
 )
 from pyxdp_gossip.gossip.wire import (
+    BUCKETS_MAX,
     DATAGRAM_MAX,
-    MEMBERS_IN_SECTION,
-    PAYLOAD_MAX,
+    DATAGRAM_MIN,
     QUESTIONS_IN_SECTION,
+    RANGES_IN_SECTION,
     SECTIONS_MAX,
-    SERVICES_IN_SECTION,
     STRAYS_IN_SECTION,
     DatagramType,
     Header,
@@ -47,6 +53,7 @@ from pyxdp_gossip.gossip.wire import (
     decode_payload,
     encode_header,
     encode_message,
+    room_of,
     split_sections,
 )
 from pyxdp_gossip.session import Service
@@ -66,17 +73,18 @@ HEADER_BYTES = bytes.fromhex(
     "01010001000200030102030405060708" + "11121314151617182122232425262728"
 )
 
+NINE_THREE = "0000000000000009" + "0000000000000003"
 SECTIONS: list[tuple[str, Message, str]] = [
     ("batch", Batch(5, 9), "01000010" + "0000000000000005" + "0000000000000009"),
     (
         "heartbeat of IPv4",
-        Heartbeat(HostState.ACTIVE, 6080, 7, V4),
-        "02000020" + "020017c0" + "00000000" + V4_16 + "0000000000000007",
+        Heartbeat(HostState.ACTIVE, 6080, 7, V4, 9, 3),
+        "02000030" + "020117c0" + "00000000" + V4_16 + "0000000000000007" + NINE_THREE,
     ),
     (
         "heartbeat of IPv6",
-        Heartbeat(HostState.DRAINING, 6080, 7, V6),
-        "02000020" + "030017c0" + "00000000" + V6_16 + "0000000000000007",
+        Heartbeat(HostState.DRAINING, 6080, 7, V6, 9, 3, version=2),
+        "02000030" + "030217c0" + "00000000" + V6_16 + "0000000000000007" + NINE_THREE,
     ),
     ("no services", Services(1, ()), "03000008" + "0000000100000000"),
     (
@@ -93,7 +101,7 @@ SECTIONS: list[tuple[str, Message, str]] = [
         "06000020" + "000317c0" + "00000000" + "0000000000000008" + V4_16,
     ),
     ("shard", Shard(4, 1, 7), "07000010" + "00000004" + "00000001" + "0000000000000007"),
-    ("shard end", ShardEnd(4, 2), "08000008" + "00000004" + "00000002"),
+    ("shard end", ShardEnd(4, 2, 7), "08000010" + "00000004" + "00000002" + "0000000000000007"),
     ("leave", Leaving(), "09000000"),
     (
         "who has",
@@ -107,10 +115,32 @@ SECTIONS: list[tuple[str, Message, str]] = [
         "0c000018" + "04000001c7380000" + CLIENT_16,
     ),
     ("duplicate", Duplicate(3, 8), "0d000010" + "0003000000000000" + "0000000000000008"),
+    (
+        "nack",
+        Nack(((5, 1), (9, 4096))),
+        "0e000020" + "00000000000000050000000100000000" + "00000000000000090000100000000000",
+    ),
+    (
+        "sums",
+        Sums(7, 1022, 1024, (9, 3)),
+        "0f000020" + "0000000000000007" + "03fe040000000000" + NINE_THREE,
+    ),
+    ("gone", Gone(9), "20000008" + "0000000000000009"),
+    ("ask sums", AskSums(), "21000000"),
+    ("pull buckets", PullBuckets(4, b"\x01\x80"), "2200000a" + "0000000400000000" + "0180"),
+    ("accusation", Accusation(3, 8), "23000010" + "0003000000000000" + "0000000000000008"),
 ]
 NAMES = [name for name, _, _ in SECTIONS]
 # Sections of rows stay whole when whole rows are cut off.
-ROWS = {"services": (8, 24), "members": (0, 32), "who has": (8, 32), "not mine": (0, 24)}
+ROWS = {
+    "services": (8, 24),
+    "members": (0, 32),
+    "who has": (8, 32),
+    "not mine": (0, 24),
+    "nack": (0, 16),
+    "sums": (16, 8),
+    "pull buckets": (8, 1),
+}
 
 
 def test_the_header_is_written_and_read() -> None:
@@ -210,9 +240,16 @@ def test_more_sections_than_the_limit_are_malformed() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        "02000020" + "000017c0" + "00000000" + V4_16 + "00" * 8,  # no such state
-        "02000020" + "040017c0" + "00000000" + V4_16 + "00" * 8,
-        "02000020" + "02000000" + "00000000" + V4_16 + "00" * 8,  # tunnel port 0
+        "02000030" + "000117c0" + "00000000" + V4_16 + "00" * 24,  # no such state
+        "02000030" + "040117c0" + "00000000" + V4_16 + "00" * 24,
+        "02000030" + "02010000" + "00000000" + V4_16 + "00" * 24,  # tunnel port 0
+        "02000030" + "020117c0" + "00000000" + V4_16 + "ff" * 8 + "00" * 16,  # batch number
+        "01000010" + "ff" * 8 + "00" * 8,
+        "0e000010" + "00" * 8 + "00000000" + "00" * 4,  # a range of none
+        "0e000010" + "00" * 8 + "00001001" + "00" * 4,  # and of more than anybody keeps
+        "0e000010" + "ff" * 8 + "00000001" + "00" * 4,
+        "0f000018" + "00" * 8 + "0400040000000000" + "00" * 8,  # a sum behind the last bucket
+        "0f000018" + "00" * 8 + "0000200100000000" + "00" * 8,  # more buckets than a bitmap has
         "06000020" + "00030000" + "00000000" + "00" * 8 + V4_16,
         "0a000028" + "00" * 8 + "05000001c7380000" + "00" * 8 + CLIENT_16,  # no such family
         "0a000028" + "00" * 8 + "04000001c7380000" + "00" * 8 + "01" * 16,  # more than IPv4
@@ -231,18 +268,25 @@ def test_a_service_of_a_later_protocol_is_left_out() -> None:
     assert decode_payload(later) == [Services(1, ((1, Service(V4, 80, "tcp")),))]
 
 
-def test_the_largest_sections_fit_a_datagram() -> None:
+@pytest.mark.parametrize("datagram_max", [DATAGRAM_MIN, 1300, DATAGRAM_MAX, 9000])
+def test_the_largest_sections_fit_a_datagram(datagram_max: int) -> None:
+    room = room_of(datagram_max)
     welcome = (
         encode_message(Heartbeat(HostState.ACTIVE, 1, 1, V6))
         + encode_message(Welcome(1, 1, 1))
-        + encode_message(Members((MemberEntry(1, 1, 1, V6),) * MEMBERS_IN_SECTION))
+        + encode_message(Hello(1, True))
+        + encode_message(Members((MemberEntry(1, 1, 1, V6),) * room.members))
     )
-    services = Services(1, ((1, Service(V6, 1, "tcp")),) * SERVICES_IN_SECTION)
+    services = Services(1, ((1, Service(V6, 1, "tcp")),) * room.services)
     questions = WhoHas(1, (Question(6, 1, 1, 1, 1, bytes(16)),) * QUESTIONS_IN_SECTION)
     strays = NotMine((Stray(6, 1, 1, bytes(16)),) * STRAYS_IN_SECTION)
-    assert len(welcome) <= PAYLOAD_MAX
-    for message in (services, questions, strays):
-        assert len(encode_message(message)) <= PAYLOAD_MAX
+    nack = Nack(((1, 1),) * RANGES_IN_SECTION)
+    sums = Sums(1, 0, BUCKETS_MAX, (1,) * room.sums)
+    pull = PullBuckets(1, bytes(BUCKETS_MAX // 8))
+    assert room.payload <= min(datagram_max, DATAGRAM_MAX) - 48
+    assert len(welcome) <= room.payload
+    for message in (services, questions, strays, nack, sums, pull):
+        assert len(encode_message(message)) <= room.payload
         assert decode_payload(encode_message(message)) == [message]
 
 
