@@ -159,7 +159,10 @@ static __u64 find_valid(const struct xg_session_table *t, const __u64 *key, __u6
 	return meta && is_valid(t, meta) ? meta : 0;
 }
 
-static void prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
+/* Always inline: gcc 12 takes a function that only prefetches for one without effect, and leaves
+ * its calls out. */
+static inline __attribute__((always_inline)) void
+prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
 {
 	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
 

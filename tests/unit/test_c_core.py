@@ -53,6 +53,16 @@ def test_the_codec_is_clean_under_address_and_undefined_sanitizers(tmp_path: Pat
     assert build_and_run("test_codec", CODEC, ADDRESS, tmp_path) == "ok\n"
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names the x86-64 instruction")
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("function", ["xg_session_table_prefetch", "xg_session_table_find_burst"])
+def test_the_compiler_keeps_the_prefetches(function: str, compiler: str) -> None:
+    command = [compiler, "-std=gnu11", "-O2", "-S", "-o", "-", str(ROOT / "csrc/session_table.c")]
+    assembly = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    body = assembly.partition(f"\n{function}:")[2].partition(f"\t.size\t{function}")[0]
+    assert body.count("\tprefetch") >= 4  # two buckets, of two lines each in IPv6
+
+
 @pytest.mark.parametrize("header", ["siphash.h", "session_lookup.h"])
 def test_the_headers_shared_with_bpf_compile_for_bpf(header: str, tmp_path: Path) -> None:
     source = tmp_path / "shared.bpf.c"
