@@ -216,9 +216,9 @@ static void absorb_open(struct absorber *a, __u8 kind)
 	a->batch->counts.refused += refused;
 	if (!a->item)
 		a->item = batch_add(a->batch, a->session);
-	/* If there was a statement before, then somebody may have heard of it: a CLOSE that
-	 * follows must be told. */
-	if (!a->item->open && said && a->item->ending == ENDING_NONE)
+	/* If there was a statement before, or one that found no room anywhere, then somebody may
+	 * have heard of it: a CLOSE that follows must be told. */
+	if (!a->item->open && (said || refused) && a->item->ending == ENDING_NONE)
 		a->item->known = 1;
 	a->item->open = 1;
 }

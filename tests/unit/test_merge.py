@@ -342,3 +342,15 @@ def test_a_select_tells_what_the_digest_counts_and_nothing_else() -> None:
     assert sum(sums) % (1 << 64) == observer.log.digest(3)[0]
     with pytest.raises(ValueError, match="bitmap is 3 bytes, expected 2"):
         observer.log.select(bytes(3))
+
+
+def test_a_close_is_told_even_if_its_open_found_no_room_anywhere() -> None:
+    host = Observer(statements=1, buckets=2)
+    for port in range(1, 40):
+        host.hear(Said(4, (4, port), 1, OPEN, 5))
+    row = struct.pack("<BBH2sHII16sQ", 1, 4, 2, b"\0\1", 0, 0, 0, b"\x63\0\0\0", 0)
+    claimed, closed = b"\4" + row[1:], b"\2" + row[1:]
+    host.log.absorb(row, clock=9, position=1, now_ms=0)
+    assert host.log.encode(1400)[0] == 0x10
+    host.log.absorb(claimed + closed, clock=10, position=2, now_ms=0)
+    assert host.log.encode(1400)[0] == 0x11
