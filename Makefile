@@ -16,10 +16,10 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
-.PHONY: help setup demo test test-full lint stubs docs bench bench-setup clean
+.PHONY: help setup demo test test-full sim lint stubs docs bench bench-setup clean
 
 help:
-	@echo "make setup | demo | test | test-full | bench | lint | docs | stubs | clean"
+	@echo "make setup | demo | test | test-full | sim | bench | lint | docs | stubs | clean"
 
 setup: $(VENV)/.built
 
@@ -72,6 +72,12 @@ bench: bench-setup
 	for name in lookup xdp forward overhead; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
+
+# The gossip in virtual time, with faults, over many seeds.
+SEEDS ?= 1000
+FIRST ?= 0
+sim: setup
+	$(BIN)/pyxdp-gossip sim --seed $(FIRST) --seeds $(SEEDS) --jobs $$(nproc)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -230,6 +230,7 @@ void xg_sweep_statements(const struct xg_tables *tables, __u32 now_ms, __u32 lin
 	while ((s = xg_ledger_next(tables->ledger, &cursor)))
 		if (s->kind == XG_SAID_LINGER && now_ms - s->now_ms >= linger_ms)
 			xg_ledger_remove(tables->ledger, s);
+	xg_settle(tables);
 }
 
 static bool is_wanted(const struct xg_ledger *ledger, __u16 owner, const __u8 *bitmap,

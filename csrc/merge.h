@@ -48,7 +48,8 @@ int xg_deny(const struct xg_tables *tables, const struct xg_session_id *session,
 /* After an owner's entries became void: show what ranks highest of the rest. */
 void xg_settle(const struct xg_tables *tables);
 
-/* End what has lingered in the ledger for linger_ms. */
+/* End what has lingered in the ledger for linger_ms, and show what found no room or was hidden by
+ * an entry that went meanwhile. */
 void xg_sweep_statements(const struct xg_tables *tables, __u32 now_ms, __u32 linger_ms);
 
 /* An owner's open sessions in some buckets of its digest (bit b & 7 of byte b >> 3): */

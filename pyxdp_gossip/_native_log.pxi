@@ -233,6 +233,7 @@ cdef class OwnershipLog:
         cdef const u8[::1] view = octets(ids)
         if view.shape[0] % 8:
             raise ValueError(f"ids are {view.shape[0]} bytes, expected 8 for each slot")
+        self._write()
         check(xg_ledger_set_services(self._ledger, <const u64 *>start(view), view.shape[0] // 8))
 
     def begin_owner(self, owner, u64 digest_key):
@@ -244,14 +245,17 @@ cdef class OwnershipLog:
             owner: host id.
             digest_key: of its incarnation, 64 bits, so that no client can make sums collide.
         """
+        self._write()
         check(xg_ledger_begin(self._ledger, host_of(owner), digest_key))
 
     def forget_owner(self, owner):
         """Forget what an owner said, and its digest: it is dead, or left."""
+        self._write()
         xg_ledger_forget(self._ledger, host_of(owner))
 
     def drop_closed(self, owner):
         """Forget which sessions an owner closed: no older OPEN can come any more."""
+        self._write()
         xg_ledger_drop_closed(self._ledger, host_of(owner))
 
     def settle(self):
@@ -353,7 +357,8 @@ cdef class OwnershipLog:
         return bool(xg_deny(&tables, &session, host_of(owner)))
 
     def sweep_statements(self, now_ms, linger_ms):
-        """End what has lingered for `linger_ms` and the tables do not show."""
+        """End what has lingered for `linger_ms` and the tables do not show; show what had found no
+        room, or was hidden by an entry that went meanwhile."""
         cdef xg_tables tables = self._tables()
         self._write()
         xg_sweep_statements(&tables, low32(now_ms), linger_ms)

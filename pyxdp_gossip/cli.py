@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The command line: run, keygen, demo."""
+"""The command line: run, keygen, demo, sim."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pyxdp_gossip.config import Config, generate_key_line
 from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.popbox.demo import demo_command
+from pyxdp_gossip.sim.command import sim_command
 
 DONE, BAD_RESULT, NOT_STARTED = 0, 1, 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -162,6 +163,7 @@ def keygen(key_id: int) -> None:
 
 
 cli.add_command(demo_command, "demo")
+cli.add_command(sim_command, "sim")
 
 
 def main() -> None:

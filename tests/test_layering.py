@@ -71,7 +71,8 @@ ALLOWED = {
         "node_events", "session", "stats",
     },
     "popbox": {"errors", "netlink", "bpf_object"},
-    "cli": {"config", "errors", "node", "popbox", "stats"},
+    "sim": {"_native", "config", "errors", "gossip", "session", "timing"},
+    "cli": {"config", "errors", "node", "popbox", "sim", "stats"},
     "__main__": {"cli"},
     "__init__": {
         "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",

@@ -123,6 +123,12 @@ class GossipCore:
         clock = HybridClock(wall_offset, timing.clock_drift_ms * NS_PER_MS)
         self._own_log = OwnLog(log, clock, self._outbox, timing, tally)
         self._receiver = self._build(owners, tables, clock, now)
+        self._timers = (
+            *(self._own_log.next_timer, self._own_log.tail_timer, self._roster.next_timer),
+            *(self._join.next_timer, self._shards.next_timer, self._asker.next_timer),
+            *(self._nacker.next_timer, self._repairer.next_timer),
+            *(self._comparer.next_timer, self._digests.next_timer),
+        )
         for entry in adopted:
             self._roster.hearsay(entry, now)
 
@@ -149,6 +155,7 @@ class GossipCore:
             *(local.host, ownership, timing, tally, envelope.salt, emit),
             *(join.pull, self._accuse),
         )
+        join.follow(roster)
         self._asker = Asker(local.host, tables, outbox, timing, tally, emit, envelope.salt)
         self._answerer = Answerer(outbox, timing, tally, emit)
         self._strays = StrayNotices(log, roster, outbox, timing, tally)
@@ -233,25 +240,16 @@ class GossipCore:
 
     def next_timer(self) -> int | None:
         """When to call `handle_timer` and `datagrams_to_send` next, in ns; may be past."""
-        times = [] if not self._outbox else [self._entered_at + NS_PER_MS]
-        if not self._left:
-            times += [self._heartbeat_at, self._services_at]
-            times += [time for time in self._part_timers() if time is not None]
-        return min(times, default=None)
-
-    def _part_timers(self) -> tuple[int | None, ...]:
-        return (
-            self._own_log.next_timer(),
-            self._own_log.tail_timer(),
-            self._roster.next_timer(),
-            self._join.next_timer(self._roster),
-            self._shards.next_timer(),
-            self._asker.next_timer(),
-            self._nacker.next_timer(),
-            self._repairer.next_timer(),
-            self._comparer.next_timer(),
-            self._digests.next_timer(),
-        )
+        if self._left:
+            return self._entered_at + NS_PER_MS if self._outbox else None
+        earliest = min(self._heartbeat_at, self._services_at)
+        if self._outbox:
+            earliest = min(earliest, self._entered_at + NS_PER_MS)
+        for part_timer in self._timers:
+            time = part_timer()
+            if time is not None and time < earliest:
+                earliest = time
+        return earliest
 
     def handle_timer(self, now: int) -> None:
         """Do what is due; early or needless calls do no harm."""
@@ -260,7 +258,7 @@ class GossipCore:
             return
         self._own_log.flush_if_due(now)
         self._roster.handle_timer(now)
-        self._join.handle_timer(self._roster, now)
+        self._join.handle_timer(now)
         self._beat_if_due(now)
         if now >= self._services_at:
             self._services_at = now + self._timing.services_ms * NS_PER_MS

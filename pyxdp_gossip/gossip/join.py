@@ -134,7 +134,7 @@ class Join:
         pull.retry_at = now + self._retry
         return True
 
-    def end(self, member: Member, end: ShardEnd, roster: Roster, now: int) -> None:
+    def end(self, member: Member, end: ShardEnd, now: int) -> None:
         """Note a shard's length; a datagram may still come behind its end."""
         pull = self._pulls.get(member.host)
         if pull is None or pull.request != end.request:
@@ -143,9 +143,9 @@ class Join:
         pull.count = end.count
         pull.position = max(pull.position, end.position)
         pull.retry_at = now + STRAGGLERS_WAIT
-        self.check(member, roster)
+        self.check(member)
 
-    def check(self, member: Member, roster: Roster) -> None:
+    def check(self, member: Member) -> None:
         """Complete a member if all of its shard is there."""
         pull = self._pulls.get(member.host)
         if pull is None or pull.count is None or len(pull.numbers) < pull.count:
@@ -157,12 +157,19 @@ class Join:
             self._tally.add("entries_pruned", closed)
         else:
             self._tally.add("shards_received")
-            roster.complete(member)
+            self._roster.complete(member)
 
     # ---- timers ----
 
-    def next_timer(self, roster: Roster) -> int | None:
+    def follow(self, roster: Roster) -> None:
+        """Whose members these are; before anything else."""
+        self._roster = roster
+
+    def next_timer(self) -> int | None:
         """When to greet, ask again or conclude, in ns."""
+        if self.synced and not self._pulls:
+            return None
+        roster = self._roster
         times = [pull.retry_at for host, pull in self._pulls.items() if _talks(roster, host)]
         if self._hello_at is not None:
             times.append(self._hello_at)
@@ -176,8 +183,9 @@ class Join:
         enough = sum(member.established for member in roster) >= WELCOMES_ENOUGH
         return 0 if enough else self._ready_at
 
-    def handle_timer(self, roster: Roster, now: int) -> None:
+    def handle_timer(self, now: int) -> None:
         """Greet, ask again, conclude: whatever is due."""
+        roster = self._roster
         if self._hello_at is not None and now >= self._hello_at:
             self._hello_at = now + self._hello_interval
             self._greet(None, Hello(self._next_request(), False))

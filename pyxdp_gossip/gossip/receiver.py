@@ -108,7 +108,7 @@ class Receiver:
             if handle is not None:
                 handle(self, delivery, message)
         if delivery.has_shard:
-            self.join.check(member, self.roster)
+            self.join.check(member)
         if member.keeps_closed:
             self._stop_keeping(member)
 
@@ -234,7 +234,7 @@ class Receiver:
             delivery.has_shard = True
 
     def _on_shard_end(self, delivery: Delivery, end: ShardEnd) -> None:
-        self.join.end(delivery.member, end, self.roster, delivery.now)
+        self.join.end(delivery.member, end, delivery.now)
 
     # ---- repair ----
 

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The POP: an event heap in virtual time, hosts, clients, and the invariants that hold always."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+from pyxdp_gossip.config import Key
+from pyxdp_gossip.gossip.core import GossipCore
+from pyxdp_gossip.gossip.events import (
+    AskKernel,
+    KernelAnswer,
+    Leave,
+    Misdirected,
+    Misses,
+    OutgoingEvent,
+    ProbeAnswered,
+    ProbeWanted,
+    SocketEvents,
+    Synced,
+)
+from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind, unpack_records
+from pyxdp_gossip.session import KernelView
+from pyxdp_gossip.sim.datapath import Datapath, told
+from pyxdp_gossip.sim.host import STATEMENTS, Host, client_of, name_of, record
+from pyxdp_gossip.sim.network import MS, Network
+from pyxdp_gossip.sim.shared_envelope import Reader
+from pyxdp_gossip.timing import Timing
+
+TURN = MS  # an agent under load turns once a flush interval; what came meanwhile comes along
+BOUNDS_EACH = 64  # turns between two looks at an agent's memory
+REUSE_AFTER = 1500 * MS  # a client's port is not used again sooner: longer than a mark "unowned"
+RECORDED_MAX = 2000
+VIOLATIONS_MAX = 20
+WATCHED = 0.25  # of the OPENs: how long they take to all tables
+QUESTIONS_MAX = 64
+
+
+@dataclass
+class Pop:
+    """All state of one simulation; `random` is its only source of chance."""
+
+    random: Random
+    keys: Sequence[Key]
+    timing: Timing = field(default_factory=Timing)
+    now: int = 0
+    hosts: dict[int, Host] = field(default_factory=dict)
+    live: dict[int, int] = field(default_factory=dict)  # client → the host with its socket
+    free_at: dict[int, int] = field(default_factory=dict)  # client → when its port may be used
+    violations: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    recorded: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.random)
+        self.datapath = Datapath(self.hosts, self.network, self._tell)
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._sequence = 0
+        self._starts = 0
+        self._reader = Reader()
+        self._pending: dict[int, tuple[int, int, set[int]]] = {}
+        self.convergence: list[int] = []
+
+    # ---- time ----
+
+    def at(self, time: int, action: Callable[[], None]) -> None:
+        """Do something at a moment."""
+        self._sequence += 1
+        heapq.heappush(self._heap, (time, self._sequence, action))
+
+    def run_until(self, end: int) -> None:
+        """Let time pass; stops early when something is violated."""
+        while self._heap and self._heap[0][0] <= end and len(self.violations) < VIOLATIONS_MAX:
+            self.now, _, action = heapq.heappop(self._heap)
+            self.counts["steps"] += 1
+            action()
+        self.now = max(self.now, end)
+
+    def violated(self, what: str) -> None:
+        """An invariant does not hold."""
+        self.violations.append(f"{self.now / MS:.3f} ms: {what}")
+
+    # ---- agents ----
+
+    def start_agent(self, host: Host) -> None:
+        """A new start, on whatever the one before left."""
+        self._starts += 1
+        host.up = True
+        host.start(self._starts, self.keys, self.timing, self._reader, self.violated, self.now)
+        self._wake(host, self.now)
+
+    def _wake(self, host: Host, time: int) -> None:
+        if host.turn_at is None or host.turn_at > time:
+            host.turn_at = time
+            self.at(time, partial(self._turn, host, time))
+
+    def _turn(self, host: Host, time: int) -> None:
+        if host.turn_at != time:
+            return  # it turned earlier
+        host.turn_at = None
+        if not host.runs:
+            return
+        core = host.core
+        assert core is not None
+        self._read(host, core)
+        if host.timer_at <= self.now:
+            core.handle_timer(self.now)
+        self._take(host, core)
+        host.turns += 1
+        if host.turns % BOUNDS_EACH == 0:
+            self._check_bounds(host)
+        timer = core.next_timer()
+        if timer is not None:
+            host.timer_at = timer
+            self._wake(host, max(timer, self.now + TURN // 4))
+
+    def _read(self, host: Host, core: GossipCore) -> None:
+        if host.ring:
+            data = b"".join(row.pack() for row in host.ring)
+            host.ring.clear()
+            core.handle_event(SocketEvents(data), self.now)
+        inbox, host.inbox = host.inbox, []
+        self.counts["deliveries"] += len(inbox)
+        for data, source in inbox:
+            core.receive_datagram(data, (name_of(source), 7946), self.now)
+
+    def _take(self, host: Host, core: GossipCore) -> None:
+        """All that a core has to say, and what comes of it."""
+        while True:
+            while (event := core.next_event()) is not None:
+                self._on_event(host, core, event)
+            datagrams = core.datagrams_to_send(self.now)
+            for destination, data in datagrams:
+                self._send(host, destination, data)
+            if not datagrams:
+                return
+
+    def _on_event(self, host: Host, core: GossipCore, event: OutgoingEvent) -> None:
+        if isinstance(event, ProbeWanted):
+            self._probe(host, event)
+        elif isinstance(event, AskKernel):
+            rows = unpack_records(event.questions, QUESTIONS_MAX)
+            views = [
+                KernelView.FULL if client_of(row) in host.sockets else KernelView.ABSENT
+                for row in rows
+            ]
+            core.handle_event(KernelAnswer(event.asker, event.number, views), self.now)
+        elif isinstance(event, Synced) and not event.partial:
+            host.synced_at = self.now
+
+    def _probe(self, host: Host, wanted: ProbeWanted) -> None:
+        target = self.hosts.get(wanted.host)
+        there = self.network.arrivals(host.id, wanted.host, self.now)
+        if target is None or not target.up or not there:
+            return
+        back = self.network.arrivals(wanted.host, host.id, there[0])
+        for time in back:
+            self.at(time, partial(self._probe_answered, host, wanted))
+
+    def _probe_answered(self, host: Host, wanted: ProbeWanted) -> None:
+        if host.runs and host.core is not None:
+            host.core.handle_event(ProbeAnswered(wanted.host, wanted.nonce), self.now)
+            self._wake(host, self.now + TURN)
+
+    def _send(self, source: Host, destination: tuple[str, int] | None, data: bytes) -> None:
+        self.counts["datagrams"] += 1
+        self.counts["bytes"] += len(data)
+        if len(self.recorded) < RECORDED_MAX:
+            self.recorded.append(data)
+        for host in self.hosts.values():
+            if host is source or not host.up or host.core is None:
+                continue
+            if destination is None or destination[0] == name_of(host.id):
+                for time in self.network.arrivals(source.id, host.id, self.now):
+                    self.at(time, partial(self.deliver, host, data, source.id))
+
+    def deliver(self, host: Host, data: bytes, source: int) -> None:
+        """A datagram reaches a host's socket."""
+        if self.network.holds(host.id, data, source) or host.core is None or not host.up:
+            return
+        if len(host.inbox) < 4 * STATEMENTS:  # the socket's buffer
+            host.inbox.append((data, source))
+        if host.runs:
+            self._wake(host, self.now + TURN)
+
+    def unclog(self, host: Host) -> None:
+        """All that the host's buffer kept comes at once."""
+        for data, source in self.network.clogged.pop(host.id, []):
+            self.deliver(host, data, source)
+
+    def thaw(self, host: Host) -> None:
+        """SIGCONT."""
+        if host.frozen:
+            host.frozen = False
+            self._wake(host, self.now)
+
+    def leave(self, host: Host) -> None:
+        """The agent says goodbye; its proxy ended its sessions before."""
+        if host.runs and host.core is not None:
+            host.core.handle_event(Leave(), self.now)
+            self._take(host, host.core)
+        host.kill_agent()
+        host.gone = True
+
+    # ---- kernel and clients ----
+
+    def _tell(self, host: Host, kind: EventKind, client: int, sender: int) -> None:
+        """The XDP program tells the agent; a record for one that is not run waits, or is lost."""
+        self.counts[kind.name.lower()] += 1
+        if host.core is None or host.frozen:
+            return
+        if kind is EventKind.CLAIM:
+            host.ring.append(record(kind, client))
+        elif kind is EventKind.MISS:
+            host.core.handle_event(Misses(told(kind, client, 0)), self.now)
+        else:
+            host.core.handle_event(Misdirected(told(kind, client, sender)), self.now)
+        self._wake(host, self.now + TURN)
+
+    def socket_event(self, host: Host, kind: EventKind, client: int) -> None:
+        """The sockops program's event; an agent that was killed finds sockets by itself later."""
+        if host.core is not None:
+            host.ring.append(record(kind, client))
+            if not host.frozen:
+                self._wake(host, self.now)
+
+    def open(self, client: int, host: Host) -> None:
+        """A client's SYN arrives at a host."""
+        outcome = self.datapath.arrive(host, client, syn=True)
+        if outcome.host is None:
+            return
+        owner = self.hosts[outcome.host]
+        owner.sockets.add(client)
+        self.live[client] = owner.id
+        self.counts["opens"] += 1
+        self.socket_event(owner, EventKind.OPEN, client)
+
+    def close(self, client: int, *, linger: bool) -> None:
+        """The session ends where its socket is."""
+        owner = self.hosts[self.live.pop(client)]
+        owner.sockets.discard(client)
+        self.free_at[client] = self.now + REUSE_AFTER
+        self.counts["closes"] += 1
+        self.socket_event(owner, EventKind.CLOSE_LINGER if linger else EventKind.CLOSE, client)
+
+    def end_sessions(self, host: Host) -> None:
+        """All sessions of a host end without a word: it crashed."""
+        for client in [one for one, owner in self.live.items() if owner == host.id]:
+            del self.live[client]
+            self.free_at[client] = self.now + REUSE_AFTER
+        host.sockets.clear()
+
+    def packet(self, client: int, host: Host) -> None:
+        """A packet of a session, live or not, arrives at a host; the promise is checked."""
+        owner = self.live.get(client)
+        outcome = self.datapath.arrive(host, client, syn=False)
+        self.counts[f"packets_{outcome.way}"] += 1
+        if owner is None:
+            self.free_at[client] = self.now + REUSE_AFTER
+        elif outcome.host is not None and outcome.host != owner:
+            self.counts["misdelivered"] += 1
+            self.violated(
+                f"client {client} of host {owner} was answered by host {outcome.host} "
+                f"({outcome.way}), where the router sent it to host {host.id}"
+            )
+        elif outcome.host is None and not outcome.lost:
+            self.violated(f"client {client} of host {owner} was not found from host {host.id}")
+
+    # ---- what must hold ----
+
+    def _check_bounds(self, host: Host) -> None:
+        core, log = host.core, host.log
+        assert core is not None
+        assert log is not None
+        if log.statements > STATEMENTS or len(core._outbox) > 16_384:
+            self.violated(f"host {host.id} keeps more than it may")
+        if any(len(member.batches.missing) > 4096 for member in core._roster):
+            self.violated(f"host {host.id} waits for more batches than anybody keeps")
+
+    def check_tables(self) -> None:
+        """After a quiet time every table says what the kernels say."""
+        running = [host for host in self.hosts.values() if host.runs]
+        clients = set(self.live) | set(self.free_at)
+        for host in running:
+            for client in sorted(clients):
+                entry = host.entry(client)
+                shown = None if entry is None or entry[1] or entry[0] == HOST_UNOWNED else entry[0]
+                if shown != self.live.get(client):
+                    self.violated(
+                        f"host {host.id} has client {client} at {shown}, "
+                        f"its socket is at {self.live.get(client)}"
+                    )
+
+    def watch_open(self, client: int) -> None:
+        """Measure how long an OPEN takes to every running host."""
+        opened, owner = self.now, self.live.get(client)
+
+        def look() -> None:
+            if self.live.get(client) != owner:
+                return
+            entries = (host.entry(client) for host in self.hosts.values() if host.runs)
+            if all(entry is not None and entry[0] == owner for entry in entries):
+                self.convergence.append(self.now - opened)
+            elif self.now - opened < 2000 * MS:
+                self.at(self.now + MS // 2, look)
+
+        if self.random.random() < WATCHED:
+            self.at(self.now + MS // 2, look)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One simulation from a seed: load, faults, quiet, comparison, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any
+
+from pyxdp_gossip.config import Key
+from pyxdp_gossip.sim.host import Host
+from pyxdp_gossip.sim.nemesis import Nemesis
+from pyxdp_gossip.sim.network import MS
+from pyxdp_gossip.sim.pop import Pop
+from pyxdp_gossip.timing import Timing
+
+START_MS = 800  # the hosts start in the first 50 ms, and know each other by then
+QUIET_MS = 2200  # for death, restart, NACK, digest and pull, one behind the other
+CLIENTS = 60
+ACTIONS_A_TICK = 1
+TICK_MS = 5
+FAULTS_MAX = 5
+HEARTBEATS_MS = (100, 150, 200, 250)
+
+
+@dataclass
+class Result:
+    """What one simulation came to; `violations` is empty if all held."""
+
+    hosts: int
+    seed: int
+    virtual_s: float
+    violations: list[str]
+    faults: list[str]
+    counts: dict[str, int]
+    convergence_ms: list[float] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys that others rely on, and more."""
+        events = self.counts.get("opens", 0) + self.counts.get("closes", 0)
+        times = sorted(self.convergence_ms) or [0.0]
+        return {
+            "hosts": self.hosts,
+            "seed": self.seed,
+            "virtual_s": self.virtual_s,
+            "events": events,
+            "misdelivered": self.counts.get("misdelivered", 0),
+            "violations": self.violations,
+            "convergence_ms": {
+                "p50": times[len(times) // 2],
+                "p99": times[min(len(times) - 1, len(times) * 99 // 100)],
+                "max": times[-1],
+            },
+            "bytes_per_event": self.counts.get("bytes", 0) / max(events, 1),
+            "datagrams": self.counts.get("datagrams", 0),
+            "faults": self.faults,
+            "counts": self.counts,
+        }
+
+
+class Clients:
+    """Opens and closes sessions and sends packets to hosts that the router happens to choose."""
+
+    def __init__(self, pop: Pop, end: int) -> None:
+        self._pop = pop
+        self._random = pop.random
+        self._end = end
+
+    def tick(self) -> None:
+        """A few things happen, then time passes."""
+        if self._pop.now >= self._end:
+            return
+        up = [host for host in self._pop.hosts.values() if host.up and not host.gone]
+        for _ in range(ACTIONS_A_TICK):
+            self._act(self._random.randrange(CLIENTS), up)
+        self._pop.at(self._pop.now + self._random.randint(1, 2 * TICK_MS) * MS, self.tick)
+
+    def _act(self, client: int, up: list[Host]) -> None:
+        pop, random = self._pop, self._random
+        host = random.choice(up)
+        if client not in pop.live:
+            if random.random() < 0.1:
+                pop.packet(client, host)  # of a session that ended
+            elif pop.now >= pop.free_at.get(client, 0):
+                takers = [one for one in up if one.core is not None and not one.draining]
+                if takers:
+                    pop.open(client, random.choice(takers))
+                    if client in pop.live:
+                        pop.watch_open(client)
+        elif random.random() < 0.2:
+            pop.close(client, linger=random.random() < 0.5)
+        else:
+            for _ in range(3):
+                pop.packet(client, random.choice(up))
+
+
+def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False) -> Result:
+    """Run one seed.
+
+    Args:
+        hosts: how many start, 1..1000.
+        seed: of everything.
+        seconds: virtual time in all, at least 4.
+        calm: no faults.
+    """
+    random = Random(f"{hosts} {seed}")
+    timing = Timing(
+        heartbeat_ms=random.choice(HEARTBEATS_MS), suspect_after=random.choice((3, 4, 5))
+    )
+    pop = Pop(random, (Key(1, random.randbytes(32)),), timing)
+    end = int(seconds * 1000) * MS
+    faults_end = end - QUIET_MS * MS
+    for number in range(1, hosts + 1):
+        host = pop.hosts[number] = Host(number)
+        pop.at(random.randint(0, 50) * MS, partial(pop.start_agent, host))
+    clients = Clients(pop, faults_end)
+    pop.at(START_MS * MS, clients.tick)
+    nemesis = Nemesis(pop, faults_end)
+    if not calm:
+        for _ in range(random.randint(1, FAULTS_MAX)):
+            pop.at(random.randint(START_MS, faults_end // MS - 100) * MS, nemesis.strike)
+    pop.at(faults_end, nemesis.heal)
+    pop.run_until(end)
+    if not pop.violations:
+        pop.check_tables()
+    return Result(
+        *(hosts, seed, seconds, pop.violations, nemesis.happened, dict(pop.counts)),
+        [time / MS for time in pop.convergence],
+    )

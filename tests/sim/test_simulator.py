@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The simulator: the same seed is the same run, and each invariant fires when it is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pyxdp_gossip.cli import cli
+from pyxdp_gossip.config import Key
+from pyxdp_gossip.gossip import newcomers, who_has
+from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind
+from pyxdp_gossip.gossip.sealing import ReplayWindow
+from pyxdp_gossip.sim.host import Host, key_of, record
+from pyxdp_gossip.sim.network import MS
+from pyxdp_gossip.sim.pop import Pop
+from pyxdp_gossip.sim.run import simulate
+from pyxdp_gossip.sim.watch import WatchedLog
+
+
+def pop_of(count: int) -> Pop:
+    """Hosts that know each other."""
+    pop = Pop(Random(1), (Key(1, bytes(32)),))
+    for number in range(1, count + 1):
+        pop.hosts[number] = Host(number)
+        pop.start_agent(pop.hosts[number])
+    pop.run_until(1500 * MS)
+    assert pop.violations == []
+    return pop
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    first, second = simulate(5, 7, seconds=4.0), simulate(5, 7, seconds=4.0)
+    assert first.as_dict() == second.as_dict()
+    assert first.as_dict() != simulate(5, 8, seconds=4.0).as_dict()
+
+
+def test_a_calm_pop_forwards_every_stray_by_its_table() -> None:
+    result = simulate(8, 1, seconds=4.0, calm=True)
+    assert result.violations == []
+    assert result.counts["packets_table"] > 10 * result.counts.get("packets_flood", 0)
+    assert max(result.convergence_ms) < 5
+
+
+def test_the_command_prints_the_results_keys(tmp_path: Path) -> None:
+    path = tmp_path / "sim.json"
+    arguments = ["sim", "--hosts", "4", "--seed", "3", "--json", str(path)]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(path.read_text())
+    assert {"hosts", "seed", "virtual_s", "events", "misdelivered", "violations"} <= set(result)
+    assert set(result["convergence_ms"]) == {"p50", "p99", "max"}
+    assert (result["bytes_per_event"] > 0, result["datagrams"] > 0) == (True, True)
+
+
+def test_a_violation_prints_the_one_command_that_replays_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Pop, "check_tables", lambda pop: pop.violated("planted"))
+    done = CliRunner().invoke(cli, ["sim", "--hosts", "3", "--seed", "5"])
+    assert done.exit_code == 1
+    assert "planted" in done.output
+    assert "replay: pyxdp-gossip sim --hosts 3 --seed 5 --seconds 4" in done.output
+
+
+# ---- each invariant, broken ----
+
+
+def test_a_packet_that_another_host_answers_is_a_violation() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.hosts[2].table.put(key_of(1), HOST_UNOWNED)
+    pop.packet(1, pop.hosts[2])
+    assert "client 1 of host 1 was answered by host 2" in pop.violations[0]
+    assert pop.counts["misdelivered"] == 1
+
+
+def test_a_packet_that_finds_nobody_is_a_violation_unless_the_network_has_it() -> None:
+    pop = pop_of(3)
+    pop.live[1] = 1  # and yet no socket
+    pop.packet(1, pop.hosts[2])
+    assert "was not found from host 2" in pop.violations[0]
+    pop.violations.clear()
+    pop.hosts[1].sockets.add(1)
+    pop.network.blocked = {(2, 1)}
+    pop.packet(1, pop.hosts[2])
+    assert pop.violations == []
+
+
+def test_a_table_that_differs_from_the_kernels_at_the_end_is_a_violation() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.check_tables()
+    assert pop.violations == []
+    pop.hosts[3].table.remove(key_of(1))
+    pop.check_tables()
+    assert "host 3 has client 1 at None" in pop.violations[0]
+
+
+class Planted:
+    """A codec that does something wrong after each section."""
+
+    def __init__(self, log: Any, wrong: Callable[[], None]) -> None:
+        self._log = log
+        self._wrong = wrong
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def apply(self, *arguments: Any, **rest: Any) -> Any:
+        result = self._log.apply(*arguments, **rest)
+        self._wrong()
+        return result
+
+
+def test_an_entry_that_changes_without_its_owners_word_is_a_violation() -> None:
+    pop = pop_of(3)
+    host = pop.hosts[3]
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    said: list[str] = []
+    watched = WatchedLog(
+        Planted(host.log, lambda: host.table.remove(key_of(1))),  # type: ignore[arg-type]
+        host.table,
+        said.append,
+    )
+    body = record(EventKind.OPEN, 1)
+    section = body.address[:4] + body.client_port.to_bytes(2, "big") + b"\0\0"
+    watched.apply(2, 0x11, section, bytes(2), clock=0, position=5, now_ms=0)
+    assert said == ["host 2 changed an entry of host 1"]
+
+
+def test_a_closed_session_that_comes_back_is_a_violation() -> None:
+    pop = pop_of(2)
+    host = pop.hosts[2]
+    said: list[str] = []
+    assert host.log is not None
+    watched = WatchedLog(host.log, host.table, said.append)
+    body = record(EventKind.OPEN, 1)
+    section = body.address[:4] + body.client_port.to_bytes(2, "big") + b"\0\0"
+    watched.apply(1, 0x11, section, bytes(2), clock=0, position=9, now_ms=0, keep_closed=False)
+    watched.apply(1, 0x10, section, bytes(2), clock=5, position=8, now_ms=0, keep_closed=False)
+    assert said == ["a session that host 1 closed came back"]
+
+
+def test_a_replay_that_is_accepted_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplayWindow, "accept", lambda _window, _counter: True)
+    pop = pop_of(2)
+    pop.deliver(pop.hosts[2], next(data for data in pop.recorded if data[7] == 1), 1)
+    pop.run_until(pop.now + 20 * MS)
+    assert "a datagram of host 1 was accepted twice" in pop.violations[0]
+
+
+def test_a_host_that_calls_a_session_unowned_too_early_is_found_by_some_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An asker that takes silence for a denial."""
+
+    def conclude(self: Any, number: int, _roster: Any, _synced: bool, now: int) -> None:
+        rnd = self._rounds.pop(number, None)
+        for miss in rnd.misses if rnd else ():
+            self._mark(miss, now)
+
+    monkeypatch.setattr(who_has.Asker, "conclude", conclude)
+    assert any(simulate(6, seed, seconds=4.0).counts.get("misdelivered") for seed in range(12))
+
+
+def test_a_core_that_believes_whatever_it_hears_first_is_found_by_some_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the challenge, replays of a start that is over bring it back."""
+    note = newcomers.Newcomers._note
+
+    def believe(self: Any, header: Any, messages: Any, now: int) -> Any:
+        newcomer = note(self, header, messages, now)
+        if newcomer is not None:
+            newcomer.proven = True
+        return newcomer
+
+    monkeypatch.setattr(newcomers.Newcomers, "_note", believe)
+    pop = pop_of(3)
+    recorded = [data for data in pop.recorded if data[7] == 3]
+    pop.leave(pop.hosts[3])
+    pop.hosts[3].up = False
+    pop.run_until(pop.now + 200 * MS)
+    pop.hosts[4] = Host(4)
+    pop.start_agent(pop.hosts[4])
+    for data in recorded[:50]:
+        pop.deliver(pop.hosts[4], data, 3)
+    pop.run_until(pop.now + 100 * MS)
+    assert pop.hosts[4].owners.is_active(3)
+
+
+def test_a_large_pop_forms() -> None:
+    result = simulate(60, 1, seconds=4.0, calm=True)
+    assert result.violations == []
+    assert result.counts["opens"] > 0
