@@ -9,7 +9,7 @@ import secrets
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from ipaddress import IPv4Address
 from typing import Any, Final, Self
@@ -19,7 +19,7 @@ import structlog
 from pyxdp_gossip import netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.agent_settings import dataplane_settings
-from pyxdp_gossip.config import HOST_ID_MAX, Config
+from pyxdp_gossip.config import HOST_ID_MAX, Config, Key
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
 from pyxdp_gossip.gossip import GossipCore, LocalHost
@@ -28,9 +28,10 @@ from pyxdp_gossip.gossip.events import (
     Drain,
     DuplicateHost,
     KernelAnswer,
+    KeysChanged,
     Leave,
     MemberChanged,
-    ProbeAnswered,
+    PathChanged,
     ProbeWanted,
     SocketEvents,
     Synced,
@@ -44,9 +45,10 @@ from pyxdp_gossip.incarnation import next_incarnation
 from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState, InterfaceWatch
 from pyxdp_gossip.kernel_events import KernelEvents
 from pyxdp_gossip.pins import FolderLock
+from pyxdp_gossip.probes import Probes
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import KernelView, Service, Session
-from pyxdp_gossip.templates import GUE_OVERHEAD, probe_payload, probe_reply_nonce
+from pyxdp_gossip.templates import GUE_OVERHEAD
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -54,7 +56,7 @@ HOUSEKEEPING_NS: Final = 100 * NS_PER_MS  # ten times within the data path's lim
 SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of work each turn
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
-PROBES_WAITING: Final = 1024
+IPV4_UDP_HEADERS: Final = 28  # bytes, without options
 CLIENT_MTU: Final = 1500  # what clients on Ethernet send
 
 
@@ -81,7 +83,7 @@ class Agent:
         self._sweep = [0, 0]
         self._said = ""
         self._stay_attached = False
-        self._probes: dict[int, tuple[int, IPv4Address]] = {}
+        self._mtu = 0
 
     # ---- start and stop ----
 
@@ -124,11 +126,13 @@ class Agent:
             config.host.interface, address, self.dataplane, self.gossip, self._interface_changed
         )
         self.core = self._make_core(address, now)
-        keys = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
+        secrets = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
         self.routing = self._stack.enter_context(
-            contextlib.closing(Routing(self.dataplane, config.host.interface, address, keys))
+            contextlib.closing(Routing(self.dataplane, config.host.interface, address, secrets))
         )
+        self.probes = Probes(self.probe, self.routing)
         self.routing.refresh()
+        self._follow_mtu(now)
         if self.routing.mtu < CLIENT_MTU + GUE_OVERHEAD:
             self.log.warning(
                 f"MTU of {config.host.interface} is {self.routing.mtu}: strays above "
@@ -234,6 +238,18 @@ class Agent:
         self.core.handle_event(Leave(), now)
         self._send(now)
         self.dataplane.adopt_predecessor()
+
+    def change_keys(self, keys: Sequence[Key]) -> None:
+        """Seals with the first of these from now on, and opens with any.
+
+        Raises:
+            ConfigError: there is none, or this POP seals nothing.
+        """
+        if not keys or self.config.gossip.insecure:
+            raise ConfigError("[gossip] key_file: keys change only where there are some")
+        self.core.handle_event(KeysChanged(tuple(keys)), time.monotonic_ns())
+        self.routing.change_secrets([key.secret for key in keys])
+        self.log.info("keys changed", first=keys[0].id, keys=len(keys))
 
     def drain(self) -> None:
         """Tells the POP not to expect new sessions here."""
@@ -381,11 +397,8 @@ class Agent:
             self.core.handle_event(event, now)
 
     def _read_probes(self, now: int) -> None:
-        for payload, (address, _) in self.probe.receive():
-            nonce = probe_reply_nonce(payload, self.routing.reply_cookie(IPv4Address(address)))
-            host, expected = self._probes.pop(nonce, (0, None)) if nonce else (0, None)
-            if nonce and expected == IPv4Address(address):
-                self.core.handle_event(ProbeAnswered(host, nonce), now)
+        for answer in self.probes.receive():
+            self.core.handle_event(answer, now)
 
     def _read_changes(self, now: int) -> None:
         if self.follower.drain():
@@ -399,8 +412,15 @@ class Agent:
             self.routing.refresh()
         except HostError as error:
             self._say(str(error))
+        self._follow_mtu(time.monotonic_ns())
         if self.routing.complaint:
             self._say(self.routing.complaint)
+
+    def _follow_mtu(self, now: int) -> None:
+        """Gossip datagrams are not fragmented."""
+        if self.routing.mtu != self._mtu:
+            self._mtu = self.routing.mtu
+            self.core.handle_event(PathChanged(self._mtu - IPV4_UDP_HEADERS), now)
 
     def _interface_changed(self, event: InterfaceChanged) -> None:
         back = event.state is InterfaceState.UP
@@ -431,13 +451,7 @@ class Agent:
             self.routing.remove(event.host)
 
     def _probe_wanted(self, event: ProbeWanted, now: int) -> None:
-        if not isinstance(event.address, IPv4Address):
-            return
-        while len(self._probes) >= PROBES_WAITING:
-            self._probes.pop(next(iter(self._probes)))
-        self._probes[event.nonce] = (event.host, event.address)
-        payload = probe_payload(self.routing.probe_cookie(event.address), event.nonce)
-        self.probe.send(event.address, event.tunnel_port, payload)
+        self.probes.send(event)
 
     def _synced(self, event: Synced, now: int) -> None:
         self._attach_packets()

@@ -23,7 +23,7 @@ from pyxdp_gossip.popbox.demo import demo_command
 from pyxdp_gossip.sim.command import sim_command
 
 DONE, BAD_RESULT, NOT_STARTED = 0, 1, 2
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SYNC_POLL_S = 0.2  # how long a signal may wait while the host joins
 
 
@@ -62,7 +62,8 @@ def run(path: Path, ready_file: Path | None) -> None:
     """The agent, in the foreground.
 
     SIGTERM and SIGINT leave the POP and take everything off; SIGHUP ends for an upgrade, with
-    the programs left at work for the next start; SIGUSR1 writes the counters.
+    the programs left at work for the next start; SIGUSR1 writes the counters; SIGUSR2 reads the
+    keys again.
     """
     log = set_up_log()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: all inherit it
@@ -74,7 +75,7 @@ def run(path: Path, ready_file: Path | None) -> None:
     withdraw(ready_file)  # a killed agent's lies there still, and this one is not ready
     with Node(config, log=log.bind(host=config.host.id)) as node:
         try:
-            serve(node, ready_file, log)
+            serve(node, path, ready_file, log)
         finally:
             withdraw(ready_file)  # before anything is taken off: whoever announces, stops first
             tell_systemd(b"STOPPING=1", log)
@@ -82,7 +83,7 @@ def run(path: Path, ready_file: Path | None) -> None:
         raise node.failure
 
 
-def serve(node: Node, ready_file: Path | None, log: Any) -> None:
+def serve(node: Node, path: Path, ready_file: Path | None, log: Any) -> None:
     """Runs until a signal or the node's own end, which it raises."""
     ready = False
     while True:
@@ -90,7 +91,9 @@ def serve(node: Node, ready_file: Path | None, log: Any) -> None:
         if node.failure:
             raise node.failure
         # After SIGCONT, CPython may return a siginfo that it never filled in.
-        if received and received.si_signo in SIGNALS:
+        if received and received.si_signo == signal.SIGUSR2:
+            reload_keys(node, path, log)
+        elif received and received.si_signo in SIGNALS:
             write_report(node, ready_file, log)
             if received.si_signo == signal.SIGHUP:
                 node.stop(stay_attached=True)
@@ -101,6 +104,14 @@ def serve(node: Node, ready_file: Path | None, log: Any) -> None:
             if ready_file:
                 announce(ready_file)
             tell_systemd(b"READY=1", log)
+
+
+def reload_keys(node: Node, path: Path, log: Any) -> None:
+    """Takes the keys of the configuration as it is now; a wrong file changes nothing."""
+    try:
+        node.change_keys(Config.load(path).gossip.keys)
+    except (GossipError, RuntimeError) as error:
+        log.error("keys not changed", reason=str(error))
 
 
 def announce(ready_file: Path) -> None:

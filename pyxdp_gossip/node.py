@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.agent_thread import AgentThread
-from pyxdp_gossip.config import Config
+from pyxdp_gossip.config import Config, Key
 from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.gossip.events import MemberState
 from pyxdp_gossip.live_explanation import explain_on_host
@@ -224,6 +224,21 @@ class Node:
             RuntimeError: the node is not running.
         """
         self._call(lambda agent: agent.drain())
+
+    def change_keys(self, keys: Sequence[Key]) -> None:
+        """Other gossip keys, without a restart: the first seals, any opens.
+
+        On a live group: first add the new key as the second one on all hosts, then make it the
+        first on all hosts, then leave the old one out. No batch is lost.
+
+        Args:
+            keys: of `Config.load()`, or of the program's own store; one or more.
+
+        Raises:
+            ConfigError: there is none, or this POP seals nothing.
+            RuntimeError: the node is not running.
+        """
+        self._call(lambda agent: agent.change_keys(keys))
 
     def events(self) -> EventStream:
         """What happens, oldest first: MemberChanged, Synced, DuplicateHost, UnknownService.

@@ -51,13 +51,21 @@ class Routing:
         secret = self._secrets[min(key, len(self._secrets) - 1)]
         return tunnel_cookie(secret, packed16(source), packed16(destination))
 
-    def reply_cookie(self, peer: IPv4Address) -> bytes:
-        """What a probe's reply from this peer carries."""
-        return self._cookie(peer, self._address)
+    def reply_cookies(self, peer: IPv4Address) -> tuple[bytes, bytes]:
+        """What a probe's reply from this peer carries: the peer may send with either key."""
+        return self._cookie(peer, self._address), self._cookie(peer, self._address, 1)
 
     def probe_cookie(self, peer: IPv4Address) -> bytes:
         """What a probe to this peer must carry."""
         return self._cookie(self._address, peer)
+
+    def change_secrets(self, secrets: list[bytes]) -> None:
+        """Other gossip keys: other cookies, for what is sent and what is accepted."""
+        self._secrets = secrets
+        for host, peer in self._peers.items():
+            self._accept(host, peer.address)
+        self._flood = None
+        self.refresh()
 
     def add(self, host: int, address: IPv4Address, tunnel_port: int) -> None:
         """Accepts a host's tunnel packets and looks for the way to it. Repeatable."""
@@ -66,6 +74,11 @@ class Routing:
             return
         if peer:
             self.remove(host)
+        self._accept(host, address)
+        self._peers[host] = _Peer(address, tunnel_port)
+        self._find_way(host)
+
+    def _accept(self, host: int, address: IPv4Address) -> None:
         group = self._dataplane.settings.flood_group
         cookies = PeerCookies(
             unicast=self._cookie(address, self._address),
@@ -75,8 +88,6 @@ class Routing:
             reply=self._cookie(self._address, address),
         )
         self._dataplane.set_peer(host, address, cookies)
-        self._peers[host] = _Peer(address, tunnel_port)
-        self._find_way(host)
 
     def remove(self, host: int) -> None:
         """Refuses a host's tunnel packets and forgets the way to it."""

@@ -58,10 +58,11 @@ ALLOWED = {
     "routing": {
         "dataplane", "dataplane_settings", "errors", "gossip", "netlink", "session", "templates",
     },
+    "probes": {"gossip", "gossip_socket", "routing", "templates"},
     "agent": {
         "_native", "agent_settings", "config", "dataplane", "errors", "gossip",
         "gossip_socket", "incarnation", "interface_watch", "kernel_events",
-        "netlink", "pins", "questions", "routing", "session", "stats", "templates",
+        "netlink", "pins", "probes", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
     "node_events": {"gossip", "interface_watch"},

@@ -363,7 +363,20 @@ def test_with_one_key_no_other_is_taken(pop: Pop) -> None:
 def test_a_probes_cookies_are_of_its_two_directions(ways: Ways) -> None:
     there, back = (packed16(OWN_ADDRESS), packed16(PEER)), (packed16(PEER), packed16(OWN_ADDRESS))
     assert ways.routing.probe_cookie(PEER) == tunnel_cookie(SECRETS[0], *there)
-    assert ways.routing.reply_cookie(PEER) == tunnel_cookie(SECRETS[0], *back)
+    replies = tuple(tunnel_cookie(secret, *back) for secret in SECRETS[:2])
+    assert ways.routing.reply_cookies(PEER) == replies
+
+
+def test_other_keys_change_what_is_accepted_and_what_is_sent(beside: Ways) -> None:
+    beside.pop.inside.run(beside.routing.change_secrets, [SECRETS[1], OLDER_SECRET])
+    for secret, ending in (
+        (SECRETS[0], "tunnel_bad_cookie"),
+        (SECRETS[1], "delivered_syn"),
+        (OLDER_SECRET, "delivered_syn"),
+    ):
+        assert beside.arrived(secret=secret).ending == ending
+    there = (packed16(OWN_ADDRESS), packed16(PEER))
+    assert beside.routing.probe_cookie(PEER) == tunnel_cookie(SECRETS[1], *there)
 
 
 # ---- the same, followed live by an agent ----
