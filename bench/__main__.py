@@ -13,10 +13,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import forward, lookup, machine, overhead, xdp
+from bench import forward, gossip, gossip_figures, lookup, machine, overhead, xdp
 
 BENCHMARKS = {
     "forward": forward.run,
+    "gossip": gossip.run,
     "lookup": lookup.run,
     "overhead": overhead.run,
     "xdp": xdp.run,
@@ -25,9 +26,10 @@ DETAILS = {  # for the file: a terminal is not that wide
     *("queues", "frame_len", "theirs_min", "theirs_max", "ratio_min", "ratio_max", "offered"),
     *("paced_mpps", "paced_offered", "paced_entered", "paced_returned", "theirs_lost_inside"),
     *("plane", "own_percent", "cpu_us", "theirs_cpu_us", "cpu_ns", "theirs_cpu_ns"),
+    *gossip_figures.DETAILS,
 }
 WIDTH = 120  # for output that goes to a file or a pipe
-PROSE = ("note", "bound_by")  # sentences: below the table, once
+PROSE = ("note", "bound_by", "how")  # sentences: below the table, once
 
 
 def show(name: str, rows: list[dict[str, Any]]) -> None:
@@ -51,12 +53,29 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Where the result goes.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--pin", help="CPUs to run on: 0 or 0,1.")
-def main(name: str, path: Path | None, seed: int, pin: str | None) -> None:
+@click.option("--only", help="gossip: these parts alone, as apply,latency.")
+@click.option("--quick", is_flag=True, help="gossip: the smallest size; figures mean little.")
+@click.option("--minutes", type=float, help="gossip: how long to look for false deaths.")
+def main(
+    name: str,
+    path: Path | None,
+    seed: int,
+    pin: str | None,
+    only: str | None,
+    quick: bool,
+    minutes: float | None,
+) -> None:
     """Runs one benchmark and prints its rows."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: all is taken down
     if pin:
         os.sched_setaffinity(0, {int(cpu) for cpu in pin.split(",")})
-    rows = BENCHMARKS[name](seed)
+    if name == "gossip":
+        options = gossip.Options(only.split(",") if only else (), minutes)
+        rows = gossip.run(seed, gossip_figures.QUICK if quick else None, options)
+    elif only or quick or minutes is not None:
+        raise click.UsageError("--only, --quick and --minutes are for the benchmark gossip")
+    else:
+        rows = BENCHMARKS[name](seed)
     show(name, rows)
     if path:
         result = {"bench": name, "machine": machine.describe(), "seed": seed, "rows": rows}

@@ -65,6 +65,14 @@ def forwarder() -> Path:
     return target
 
 
+def opener() -> Path:
+    """Compiles the program that opens connections if need be."""
+    target = BUILD / "opener"
+    argv = ["cc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+    _compile(target, HERE / "csrc" / "opener.c", argv)
+    return target
+
+
 @contextmanager
 def attached(program_fd: int, ifindex: int) -> Iterator[None]:
     """A program on an interface of the calling thread's namespace, in native mode; it goes with
