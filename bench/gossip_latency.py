@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From accept() on one host to a hit in the tables of all others, with and without losses."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from bench.gossip_figures import Effort, Row, row
+from bench.gossip_opener import Opener
+from bench.gossip_pop import POLL_S, GossipPop, pop_of
+from bench.gossip_watch import Seen, Watch
+
+KEPT: Final = 8000  # connections that are open: two descriptors each, of 20,000
+SAMPLED_A_S: Final = 1000  # sessions watched: the watcher takes a tenth of a core
+LOOK_PAUSE_S: Final = 0.0002
+SINGLE_RATE: Final = 8  # a second: to the gossip each is the first event of an idle host
+HOW: Final = (
+    "latency, loss: real connections to a real listener, over the host's loopback; the time before "
+    "accept() until find_burst() hits in the pinned table of the last other host, seen by a "
+    "process that looks every poll_p50 ms; host_*: of any other host. All agents, the opener and "
+    "the watcher share this machine's cores."
+)
+MISSING_WAIT_S: Final = 10.0
+MANY_LOSSES: Final = 30
+SOME_LOSS: Final = 1
+
+
+def watch(
+    pop: GossipPop, openers: list[Opener], *, sampled_a_s: int, pause_s: float, rate: int
+) -> Seen:
+    """Starts the openers and watches their sessions to the end."""
+    views = [pop.view(host) for host in pop.box.live_hosts()]
+    watcher = Watch(views, openers, max(1, rate // sampled_a_s), pause_s)
+    for opener in openers:
+        opener.start()
+    return watcher.run()
+
+
+def measured(pop: GossipPop, effort: Effort, hosts: list[int]) -> tuple[Seen, float]:
+    """All opens of a run, shared by some hosts; and how late the openers ever were, ms."""
+    count, rate = effort.opens // len(hosts), max(1, effort.opens_per_s // len(hosts))
+    openers = [pop.opener(host, count, rate, KEPT) for host in hosts]
+    seen = watch(pop, openers, sampled_a_s=SAMPLED_A_S // len(hosts), pause_s=LOOK_PAUSE_S,
+                 rate=rate)  # fmt: skip
+    for opener in openers:
+        opener.stop()
+    return seen, max(opener.lag_ms for opener in openers)
+
+
+def burst_row(pop: GossipPop, effort: Effort, hosts: list[int], **labels: str) -> Row:
+    """The delays while so many connections are opened."""
+    seen, lag_ms = measured(pop, effort, hosts)
+    figures = seen.row()
+    return row(
+        "latency", figures["p99"], "ms", "p99 <= 3 ms", **labels, **figures,
+        opens_a_s=effort.opens_per_s, hosts=effort.hosts, lag_ms=round(lag_ms, 2), how=HOW,
+    )  # fmt: skip
+
+
+def single_row(pop: GossipPop, effort: Effort) -> Row:
+    """The delay of an event at a host that was idle, looked for without a pause."""
+    opener = pop.opener(1, effort.singles, SINGLE_RATE, KEPT)
+    seen = watch(pop, [opener], sampled_a_s=SINGLE_RATE, pause_s=0.0, rate=SINGLE_RATE)
+    opener.stop()
+    figures = seen.row()
+    return row(
+        "latency", figures["p50"], "ms", "median <= 0.5 ms", case="first event of an idle host",
+        **figures, opens_a_s=SINGLE_RATE, hosts=effort.hosts, how=HOW,
+    )  # fmt: skip
+
+
+def latency(effort: Effort, _seed: int) -> list[Row]:
+    """One busy host, all hosts busy, all idle."""
+    with pop_of(effort.hosts) as pop:
+        everybody = list(pop.box.host_ids)
+        return [
+            burst_row(pop, effort, [1]),
+            burst_row(pop, effort, everybody, case="spread over all hosts"),
+            single_row(pop, effort),
+        ]
+
+
+def still_missing(pop: GossipPop, opener: Opener) -> int:
+    """How many of the sessions that are open now, host by host, a table does not have."""
+    open_now = range(max(0, opener.count - opener.keep), opener.count)
+    keys = b"".join(opener.key(number) for number in open_now)
+    return sum(
+        owner != opener.host
+        for host in pop.box.live_hosts()
+        if host != opener.host
+        for owner in pop.view(host).table.find_burst(keys)
+    )
+
+
+def lossy_row(pop: GossipPop, effort: Effort, percent: int) -> Row:
+    """The delays under loss, and what is missing for good: counted when it has ended."""
+    opener = pop.opener(1, effort.opens, effort.opens_per_s, KEPT)
+    pop.lose(percent)
+    seen = watch(pop, [opener], sampled_a_s=SAMPLED_A_S, pause_s=LOOK_PAUSE_S,
+                 rate=effort.opens_per_s)  # fmt: skip
+    pop.lose(0)
+    begin = time.monotonic()
+    while (missing := still_missing(pop, opener)) and time.monotonic() - begin < MISSING_WAIT_S:
+        time.sleep(POLL_S)
+    healed_s = None if missing else round(time.monotonic() - begin, 3)
+    opener.stop()
+    figures = seen.row()
+    unseen = figures.pop("missing")  # by the watcher, while they were open
+    return row(
+        "loss", figures["p999"], "ms", "p99.9 <= 25 ms, nothing missing", percent=percent,
+        **figures, missing=missing, unseen=unseen, healed_s=healed_s,
+        opens_a_s=effort.opens_per_s, hosts=effort.hosts, lag_ms=round(opener.lag_ms, 2), how=HOW,
+    )  # fmt: skip
+
+
+def after_row(pop: GossipPop, effort: Effort) -> Row:
+    """Much is lost for a while: what is missing when that has ended, and for how long."""
+    found = lossy_row(pop, effort, MANY_LOSSES)
+    value, target = found["missing"], "nothing missing after it ends"
+    return {**found, "value": value, "unit": "sessions missing", "target": target, "case": "after"}
+
+
+def loss(effort: Effort, _seed: int) -> list[Row]:
+    """A little loss all the time; and much of it for a while, among hosts that are new."""
+    rows = []
+    for make in (lambda pop: lossy_row(pop, effort, SOME_LOSS), lambda pop: after_row(pop, effort)):
+        with pop_of(effort.hosts) as pop:
+            rows.append(make(pop))
+    return rows

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A process that opens real connections at one host, and what it wrote down of each."""
+
+from __future__ import annotations
+
+import mmap
+from contextlib import suppress
+from ipaddress import IPv4Address
+from itertools import count as counting
+from typing import Final
+
+from bench import programs
+from pyxdp_gossip._native import pack_key4
+from pyxdp_gossip.popbox import Box, names
+
+CLIENTS: Final = IPv4Address("10.77.0.0")  # the first of all; each host has its own, over loopback
+CLIENTS_A_HOST: Final = 32 << 8
+PORTS: Final = 50_000  # of one client address, from FIRST_PORT: as in opener.c
+FIRST_PORT: Final = 1024
+WORD_BYTES: Final = 8
+HEAD: Final = 2  # words of the file before its times
+END_S: Final = 30.0
+NS_PER_MS: Final = 1e6
+
+_numbers = counting(1)
+
+
+def first_client(host: int) -> IPv4Address:
+    """Of the connections at one host."""
+    return CLIENTS + host * CLIENTS_A_HOST
+
+
+class Opener:
+    """Started and ready; opens nothing before `start`.
+
+    Args:
+        box: a POP; `host` has an address range for `first_client` on its loopback.
+        count, rate: connections in all, and a second.
+        keep: so many are open at most, the oldest go by a reset.
+    """
+
+    def __init__(self, box: Box, host: int, count: int, rate: int, keep: int) -> None:
+        self.host, self.count, self.keep = host, count, keep
+        name = f"opener-{next(_numbers)}"
+        path = box.host_folder(host) / f"{name}.times"
+        path.write_bytes(bytes(WORD_BYTES * (HEAD + count)))
+        words = [path, count, rate, keep, names.VIP4, names.VIP_PORT, first_client(host)]
+        argv = [str(programs.opener()), *map(str, words)]
+        self._process = box.start_on_host(host, name, argv, piped=True)
+        with path.open("r+b") as file:
+            self._words = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+
+    def start(self) -> None:
+        """Begins to open, at its rate."""
+        pipe = self._process.popen.stdin
+        assert pipe is not None  # started with pipes
+        pipe.write(b"\n")
+        pipe.flush()
+
+    def stop(self) -> None:
+        """Closes what is open; resets tell both ends."""
+        pipe = self._process.popen.stdin
+        assert pipe is not None  # started with pipes
+        with suppress(BrokenPipeError):
+            pipe.close()
+        self._process.popen.wait(END_S)
+
+    def check(self) -> None:
+        """Raises if it ended before its time."""
+        status = self._process.popen.poll()
+        if status is not None:
+            tail = self._process.log_tail()
+            raise RuntimeError(f"{self._process.name} ended with status {status}: {tail}")
+
+    @property
+    def opened(self) -> int:
+        """How many connections are accepted by now."""
+        return int(self._words[0])
+
+    @property
+    def lag_ms(self) -> float:
+        """By how much it was ever behind its own schedule."""
+        return int(self._words[1]) / NS_PER_MS
+
+    def at(self, number: int) -> int:
+        """When connection `number` was about to be accepted, ns of the monotonic clock."""
+        return int(self._words[HEAD + number])
+
+    def key(self, number: int) -> bytes:
+        """Its key in the session tables."""
+        client = first_client(self.host) + number // PORTS
+        return pack_key4(client.packed, FIRST_PORT + number % PORTS, 0)
