@@ -13,16 +13,17 @@ from bench.gossip_figures import Effort, Row, row
 from pyxdp_gossip._native import OwnershipLog, OwnerStates, SessionTable
 from pyxdp_gossip.dataplane_settings import buckets_for
 from pyxdp_gossip.gossip.records import EVENT, EventKind, EventRecord
-from pyxdp_gossip.gossip.wire import BATCH_BUDGET, SECTION, SHARD_BUDGET
+from pyxdp_gossip.gossip.wire import ROOM_MAX, SECTION
 
 OWN, PEER = 1, 2
 OPEN4, CLOSE4 = 0x10, 0x11  # XG_SECTION_OPEN4, XG_SECTION_CLOSE4
 RECORD_BYTES: Final = 8
-FULL: Final = (BATCH_BUDGET - SECTION.size) // RECORD_BYTES  # records of a full datagram
+FULL: Final = (ROOM_MAX.batch - SECTION.size) // RECORD_BYTES  # records of a full datagram
 PORTS: Final = [struct.pack("!HH", port, 0) for port in range(1024, 51024)]
 BATCHES: Final = 2000  # of a measurement: 332,000 records, tens of milliseconds
 FIRST_CLIENT: Final = 10 << 24
 TRANSLATION: Final = bytes(2)  # their service 0 is ours
+SERVICE_ID: Final = bytes(8)
 APPLY_TARGETS: Final = {1_000_000: "10 M/s", 10_000_000: "5 M/s"}
 MILLION: Final = 1e6
 
@@ -57,7 +58,11 @@ def new_log(sessions: int) -> tuple[OwnershipLog, SessionTable]:
     owners.activate(OWN)
     owners.activate(PEER)
     table4 = SessionTable(4, buckets_for(sessions), owners)
-    return OwnershipLog(table4, SessionTable(6, 2, owners), OWN), table4
+    log = OwnershipLog(table4, SessionTable(6, 2, owners), OWN)
+    log.set_services(SERVICE_ID)
+    for host in (OWN, PEER):
+        log.begin_owner(host, host)  # digests are kept, as in an agent
+    return log, table4
 
 
 class Applier:
@@ -138,7 +143,7 @@ def absorb_and_encode(batches: list[bytes]) -> float:
     begin = time.perf_counter()
     for number, records in enumerate(batches, 1):
         log.absorb(records, clock=number, position=number, now_ms=1)
-        log.encode(BATCH_BUDGET)
+        log.encode(ROOM_MAX.batch)
     taken = time.perf_counter() - begin
     if log.pending:
         raise RuntimeError("a batch was not full")
@@ -151,7 +156,7 @@ def shard_seconds(log: OwnershipLog, expected: int) -> float:
     size = 0
     begin = time.perf_counter()
     while cursor is not None:
-        records, cursor = log.shard(4, cursor, SHARD_BUDGET)
+        records, cursor = log.shard(4, cursor, ROOM_MAX.shard)
         size += max(0, len(records) - SECTION.size)
     taken = time.perf_counter() - begin
     if size != expected * RECORD_BYTES:
@@ -168,7 +173,7 @@ def encode_rows(sessions: int, repeats: int) -> list[Row]:
     full, _table = new_log(count * FULL)
     for number, part in enumerate(batches, 1):
         full.absorb(part, clock=number, position=number, now_ms=1)
-        full.encode(BATCH_BUDGET)
+        full.encode(ROOM_MAX.batch)
 
     def rate(seconds: Callable[[], float]) -> Callable[[], float]:
         return lambda: count * FULL / seconds() / MILLION

@@ -12,8 +12,8 @@ Row = dict[str, Any]
 
 DETAILS: Final = frozenset(
     (
-        *("closes", "records_a_section", "records_a_datagram", "per_wall_s", "missing", "sent"),
-        *("host_p50", "host_p99", "host_p999", "host_max", "poll_p50", "poll_p99", "lag_ms"),
+        *("closes", "records_a_section", "records_a_datagram", "per_wall_s", "unseen", "lost"),
+        *("host_p50", "host_p99", "host_p999", "host_max", "poll_p50", "poll_p99", "asked_a_s"),
     )
 )
 """Keys of rows that are for the file alone: a terminal is not that wide."""

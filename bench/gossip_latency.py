@@ -38,23 +38,23 @@ def watch(
 
 
 def measured(pop: GossipPop, effort: Effort, hosts: list[int]) -> tuple[Seen, float]:
-    """All opens of a run, shared by some hosts; and how late the openers ever were, ms."""
+    """All opens of a run, shared by some hosts; and how many there were a second."""
     count, rate = effort.opens // len(hosts), max(1, effort.opens_per_s // len(hosts))
     openers = [pop.opener(host, count, rate, KEPT) for host in hosts]
     seen = watch(pop, openers, sampled_a_s=SAMPLED_A_S // len(hosts), pause_s=LOOK_PAUSE_S,
                  rate=rate)  # fmt: skip
     for opener in openers:
         opener.stop()
-    return seen, max(opener.lag_ms for opener in openers)
+    return seen, sum(opener.rate for opener in openers)
 
 
 def burst_row(pop: GossipPop, effort: Effort, hosts: list[int], **labels: str) -> Row:
     """The delays while so many connections are opened."""
-    seen, lag_ms = measured(pop, effort, hosts)
+    seen, rate = measured(pop, effort, hosts)
     figures = seen.row()
     return row(
         "latency", figures["p99"], "ms", "p99 <= 3 ms", **labels, **figures,
-        opens_a_s=effort.opens_per_s, hosts=effort.hosts, lag_ms=round(lag_ms, 2), how=HOW,
+        asked_a_s=effort.opens_per_s, opens_a_s=round(rate), hosts=effort.hosts, how=HOW,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def lossy_row(pop: GossipPop, effort: Effort, percent: int) -> Row:
     return row(
         "loss", figures["p999"], "ms", "p99.9 <= 25 ms, nothing missing", percent=percent,
         **figures, missing=missing, unseen=unseen, healed_s=healed_s,
-        opens_a_s=effort.opens_per_s, hosts=effort.hosts, lag_ms=round(opener.lag_ms, 2), how=HOW,
+        asked_a_s=effort.opens_per_s, opens_a_s=round(opener.rate), hosts=effort.hosts, how=HOW,
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 

@@ -7,7 +7,7 @@
  * ends with it. Connection i comes from address CLIENT + i / 50000, port 1024 + i % 50000, so that
  * no session comes twice. At most KEEP are open, the oldest goes by a reset.
  *
- * FILE: u64 opened, u64 lag (the longest, ns), then COUNT times (CLOCK_MONOTONIC, ns).
+ * FILE: u64 opened, then COUNT times (CLOCK_MONOTONIC, ns).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -121,16 +121,13 @@ static void run(const struct plan *plan, int listener, volatile uint64_t *file)
 	must(open != NULL, "memory");
 	for (uint32_t i = 0; i < plan->count; i++) {
 		struct pair *slot = &open[i % plan->keep];
-		uint64_t at_ns, lag;
+		uint64_t at_ns;
 
 		wait_until(due);
 		if (i >= plan->keep)
 			close_pair(slot);
 		*slot = open_pair(plan, listener, i, &at_ns);
-		lag = at_ns > due ? at_ns - due : 0;
-		if (lag > file[1])
-			file[1] = lag;
-		file[2 + i] = at_ns;
+		file[1 + i] = at_ns;
 		/* the time before the count: the reader goes by the count */
 		__atomic_store_n(&file[0], i + 1, __ATOMIC_RELEASE);
 		due += next_interval(plan, &state);
@@ -156,7 +153,7 @@ int main(int argc, char **argv)
 	plan.client = ntohl(client.s_addr);
 	if (!plan.count || !plan.rate || !plan.keep)
 		return 2;
-	size = (2 + (size_t)plan.count) * sizeof(uint64_t);
+	size = (1 + (size_t)plan.count) * sizeof(uint64_t);
 	file = open(argv[1], O_RDWR);
 	must(file >= 0, argv[1]);
 	volatile uint64_t *times = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
