@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bench import gossip_codec, gossip_latency
+from bench import gossip_codec, gossip_latency, gossip_stream
 from bench.gossip_figures import Effort, Row
 
 Measure = Callable[[Effort, int], list[Row]]
@@ -18,6 +18,8 @@ Measure = Callable[[Effort, int], list[Row]]
 PARTS: Final[dict[str, Measure]] = {
     "apply": gossip_codec.apply,
     "encode": gossip_codec.encode,
+    "end_to_end": gossip_stream.end_to_end,
+    "wire_bytes": gossip_stream.wire_bytes,
     "latency": gossip_latency.latency,
     "loss": gossip_latency.loss,
 }

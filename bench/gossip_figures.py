@@ -27,7 +27,7 @@ class Effort:
     Attributes:
         repeats: of what runs in one process.
         tables: sessions in the tables that records are applied to.
-        stream_s: how long one core is given full datagrams.
+        stream_records: opens and closes that one core is given in full datagrams.
         opens: of one run of the latency, at `opens_per_s`.
         singles: events of an idle host.
         deaths: hosts that are killed, one after the other.
@@ -39,7 +39,7 @@ class Effort:
     hosts: int = 8
     repeats: int = 7
     tables: tuple[int, ...] = (1_000_000, 10_000_000)
-    stream_s: float = 4.0
+    stream_records: int = 8_000_000
     wire_records: int = 166_000
     opens: int = 50_000
     opens_per_s: int = 10_000
@@ -56,7 +56,7 @@ QUICK: Final = Effort(
     hosts=3,
     repeats=1,
     tables=(10_000,),
-    stream_s=0.2,
+    stream_records=33_200,
     wire_records=1_660,
     opens=400,
     opens_per_s=1_000,
