@@ -69,7 +69,7 @@ bench-setup: setup
 	$(call install_debian,$(DEBIAN_BENCH))
 
 bench: bench-setup
-	for name in lookup xdp forward overhead; do \
+	for name in lookup xdp forward overhead gossip; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bench import gossip_codec, gossip_latency, gossip_stream
+from bench import gossip_codec, gossip_join, gossip_latency, gossip_life, gossip_stream
 from bench.gossip_figures import Effort, Row
 
 Measure = Callable[[Effort, int], list[Row]]
@@ -22,6 +22,9 @@ PARTS: Final[dict[str, Measure]] = {
     "wire_bytes": gossip_stream.wire_bytes,
     "latency": gossip_latency.latency,
     "loss": gossip_latency.loss,
+    "death": gossip_life.death,
+    "join": gossip_join.join,
+    "idle": gossip_life.idle,
 }
 NEEDS_ROOT: Final = frozenset(PARTS) - {"apply", "encode"}
 SECONDS_A_MINUTE: Final = 60.0

@@ -178,7 +178,7 @@ def encode_rows(sessions: int, repeats: int) -> list[Row]:
     def rate(seconds: Callable[[], float]) -> Callable[[], float]:
         return lambda: count * FULL / seconds() / MILLION
 
-    cases = (
+    cases: tuple[tuple[dict[str, str], Callable[[], float]], ...] = (
         ({}, rate(lambda: absorb_and_encode(batches))),
         ({"case": "shard"}, rate(lambda: shard_seconds(full, count * FULL))),
     )

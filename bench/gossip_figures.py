@@ -33,6 +33,7 @@ class Effort:
         deaths: hosts that are killed, one after the other.
         loaded_s, stopped_s: of the hunt for false deaths; how long one agent is stopped meanwhile.
         joined: sessions that a POP has when another host joins it.
+        live_s: how long sessions are opened around the join.
         idle_hosts: sizes of the POP at rest.
     """
 
@@ -48,6 +49,7 @@ class Effort:
     loaded_s: float = 60.0
     stopped_s: float = 30.0
     joined: int = 1_000_000
+    live_s: float = 20.0
     idle_hosts: tuple[int, int] = (4, 20)
     idle_s: float = 10.0
 
@@ -65,6 +67,7 @@ QUICK: Final = Effort(
     loaded_s=2.0,
     stopped_s=1.0,
     joined=6_000,
+    live_s=4.0,
     idle_hosts=(2, 3),
     idle_s=0.5,
 )

@@ -124,7 +124,8 @@ def after_row(pop: GossipPop, effort: Effort) -> Row:
 def loss(effort: Effort, _seed: int) -> list[Row]:
     """A little loss all the time; and much of it for a while, among hosts that are new."""
     rows = []
-    for make in (lambda pop: lossy_row(pop, effort, SOME_LOSS), lambda pop: after_row(pop, effort)):
-        with pop_of(effort.hosts) as pop:
-            rows.append(make(pop))
+    with pop_of(effort.hosts) as pop:
+        rows.append(lossy_row(pop, effort, SOME_LOSS))
+    with pop_of(effort.hosts) as pop:
+        rows.append(after_row(pop, effort))
     return rows

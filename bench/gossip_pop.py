@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from bench.gossip_opener import Opener, first_client
 from pyxdp_gossip._native import OwnerStates, SessionTable
 from pyxdp_gossip.bpf_object import BpfMap
 from pyxdp_gossip.popbox import Box, leftovers
+from pyxdp_gossip.popbox.agents import Settings
 from pyxdp_gossip.popbox.cgroups import processes
 
 GOSSIP_PORT: Final = 7946
@@ -53,7 +55,7 @@ class GossipPop:
 
     def __init__(self, box: Box, sessions: int) -> None:
         self.box = box
-        self.settings = {"gossip": {"preset": "lan"}, "table": {"sessions_v4": sessions}}
+        self.settings: Settings = {"gossip": {"preset": "lan"}, "table": {"sessions_v4": sessions}}
         self._views: dict[int, HostView] = {}
         self._lossy: set[int] = set()
         for host in box.host_ids:
@@ -73,8 +75,10 @@ class GossipPop:
         """Until each of these hosts takes all of them for active."""
         chosen = list(hosts)
         for host in chosen:
-            active = self.view(host).owners.is_active
-            wait_until(f"host {host} knows all", lambda ask=active: all(map(ask, chosen)))
+            wait_until(f"host {host} knows all", partial(self._knows, host, chosen))
+
+    def _knows(self, host: int, others: list[int]) -> bool:
+        return all(map(self.view(host).owners.is_active, others))
 
     def view(self, host: int) -> HostView:
         """Opened once an agent."""

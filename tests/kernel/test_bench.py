@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench import forward, lookup, machine, overhead
+from bench import forward, gossip, gossip_figures, lookup, machine, overhead
 from bench.world import NETNS_ROOT, PIN_ROOT, RUN_ROOT, names_in
 from pyxdp_gossip import kernel_mounts
 
@@ -93,6 +93,55 @@ def test_the_overhead_is_measured_with_an_agent_that_knows_the_sessions() -> Non
         if row["what"] == "requests" and row["ratio"]:
             assert row["own_percent"] > 90
     assert leftovers(os.getpid()) == []
+
+
+GOSSIP_ROWS = {
+    "apply": ["10 M/s"],
+    "encode": ["10 M/s", "10 M/s"],
+    "end_to_end": ["5 M/s"],
+    "wire_bytes": ["<= 9.5"],
+    "latency": ["p99 <= 3 ms", "p99 <= 3 ms", "median <= 0.5 ms"],
+    "loss": ["p99.9 <= 25 ms, nothing missing", "nothing missing after it ends"],
+    "death": ["median <= 500 ms, p99 <= 800 ms", "0"],
+    "join": ["<= 0.4 s"],
+    "idle": ["<= 3 % at 100 hosts"],
+}
+"""What is measured of the gossip, and the targets of its rows."""
+
+
+@pytest.mark.parametrize("part", gossip.PARTS)
+def test_each_part_of_the_gossip_benchmark_has_its_rows(part: str) -> None:
+    rows = gossip.run(3, gossip_figures.QUICK, gossip.Options([part]))
+    assert [row["what"] for row in rows] == [part] * len(rows)
+    assert [row["target"] for row in rows] == GOSSIP_ROWS[part]
+    assert all(row["unit"] and row["value"] >= 0 for row in rows)
+    assert next(row for row in rows if "case" not in row) is rows[0]
+    for row in rows:
+        if part in ("latency", "loss"):
+            assert row["missing"] == 0
+            assert row["p50"] <= row["p99"] <= row["p999"] <= row["max"]
+            assert row["poll_p50"] > 0, "how exact it is"
+    if part in ("end_to_end", "join"):
+        assert rows[0].get("lost", 0) == 0
+        assert rows[0]["value"] > 0
+    if part == "wire_bytes":
+        assert 8 < rows[0]["value"] < 10, "eight bytes of each session, and the headers' share"
+
+
+def test_percentiles_are_samples_and_none_of_nothing() -> None:
+    assert gossip_figures.percentiles([3.0, 1.0, 2.0]) == {
+        "p50": 2.0, "p99": 3.0, "p999": 3.0, "max": 3.0,
+    }  # fmt: skip
+    thousand = [float(number) for number in range(1, 1001)]
+    assert gossip_figures.percentiles(thousand) == {
+        "p50": 500.0, "p99": 990.0, "p999": 999.0, "max": 1000.0,
+    }  # fmt: skip
+    assert set(gossip_figures.percentiles([]).values()) == {None}
+
+
+def test_a_part_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(SystemExit, match="no part 'speed'; the parts are apply, encode"):
+        gossip.run(3, gossip_figures.QUICK, gossip.Options(["speed"]))
 
 
 def test_an_interrupted_run_takes_everything_down_and_a_killed_one_is_cleared_later() -> None:
