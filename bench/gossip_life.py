@@ -112,6 +112,8 @@ def stay(what: str, seconds: float) -> None:
 def false_deaths(pop: GossipPop, effort: Effort) -> Row:
     """Loaded cores, and one agent stopped for a while: how many deaths were said; all are false."""
     before = deaths_said(pop)
+    if not before:
+        raise RuntimeError("the hosts that died are in no log: false deaths would not show")
     stopped_s = min(effort.stopped_s, effort.loaded_s)
     agent = pop.box.agent(pop.box.host_ids[-1])
     with busy_cores():
