@@ -62,7 +62,11 @@ def check(only: Sequence[str]) -> None:
 
 
 def run(seed: int, effort: Effort | None = None, options: Options | None = None) -> list[Row]:
-    """The rows of all parts, or of those that are asked for, in the order of `PARTS`."""
+    """The rows of all parts, or of those that are asked for, in the order of `PARTS`.
+
+    `load` is that of the machine before a part: with eight agents on its cores, whatever else
+    runs is in the figures.
+    """
     options = options or Options()
     effort = with_minutes(effort or Effort(), options.minutes)
     check(options.only)
@@ -72,6 +76,7 @@ def run(seed: int, effort: Effort | None = None, options: Options | None = None)
             continue
         begin = time.monotonic()
         sys.stderr.write(f"gossip: {name} ...\n")
-        rows += measure(effort, seed)
+        load = round(os.getloadavg()[0], 2)
+        rows += [{**found, "load": load} for found in measure(effort, seed)]
         sys.stderr.write(f"gossip: {name} took {time.monotonic() - begin:.1f} s\n")
     return rows

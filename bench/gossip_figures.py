@@ -12,7 +12,15 @@ Row = dict[str, Any]
 
 DETAILS: Final = frozenset(
     (
-        *("closes", "records_a_section", "records_a_datagram", "per_wall_s", "unseen", "lost"),
+        *(
+            "closes",
+            "records_a_section",
+            "records_a_datagram",
+            "per_wall_s",
+            "unseen",
+            "lost",
+            "load",
+        ),
         *("host_p50", "host_p99", "host_p999", "host_max", "poll_p50", "poll_p99", "asked_a_s"),
     )
 )
