@@ -27,7 +27,14 @@ IFREQ: Final = struct.Struct("=16sH14x")
 LOOK_S: Final = 0.001
 REST_S: Final = 2.0  # after a join; its exchanges end in less
 DIED: Final = re.compile(r"state[^\w]+dead")
-BUSY: Final = [sys.executable, "-c", "while True: pass"]
+# Ends with its parent, however that ends.
+BUSY: Final = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
 GOAL_HOSTS: Final = 100
 HEARTBEATS_A_S: Final = 10
 US_PER_S: Final = 1e6
@@ -95,7 +102,9 @@ def busy_cores() -> Iterator[None]:
     running = []
     try:
         for cpu in sorted(sched_getaffinity(0)):
-            running.append(subprocess.Popen(["taskset", "-c", str(cpu), *BUSY]))
+            running.append(
+                subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", BUSY])
+            )
         yield
     finally:
         for process in running:

@@ -34,7 +34,10 @@ def wait_until(what: str, condition: Callable[[], bool], pause_s: float = POLL_S
 
 
 class HostView:
-    """What one host's pinned maps say, read beside its agent: nothing is written."""
+    """What one host's pinned maps say, read beside its agent.
+
+    To be made while the table is empty: adopting it clears what is void, and that is a write.
+    """
 
     def __init__(self, host: int) -> None:
         self.host = host
