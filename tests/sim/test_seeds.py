@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A thousand seeds of twenty hosts: no invariant breaks, and every fault was exercised."""
+"""Many seeds of twenty hosts: no invariant breaks, and every fault was exercised."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from pyxdp_gossip.sim.command import replay_command, simulate_many
 from pyxdp_gossip.sim.nemesis import FAULTS
 
-SEEDS = 1000
+SEEDS = 300  # three minutes of two cores; `make sim` runs a thousand and more
 HOSTS = 20
 SECONDS = 4.0
 
 
 @pytest.mark.timeout(1500)
-def test_a_thousand_seeds_of_twenty_hosts_break_no_invariant() -> None:
+def test_many_seeds_of_twenty_hosts_break_no_invariant() -> None:
     faults: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     bad: list[str] = []
@@ -32,4 +32,4 @@ def test_a_thousand_seeds_of_twenty_hosts_break_no_invariant() -> None:
     assert min(faults.values()) > SEEDS // 20  # each was there often, and beside others
     assert counts["misdelivered"] == 0
     for what in ("packets_local", "packets_table", "packets_flood", "packets_unowned", "claim"):
-        assert counts[what] > SEEDS // 10, what
+        assert counts[what] > SEEDS // 20, what
