@@ -197,7 +197,7 @@ def read_records(kind: int, body: bytes) -> list[Record]:
 def _write_fields(spec: str, values: Fields) -> bytes:
     written = b""
     for name, size, _ in fields_of(spec):
-        value = values.get(name, 0)  # reserved fields are sent as zero
+        value = values.get(name, 0)  # reserved and left out fields are sent as zero
         written += value if isinstance(value, bytes) else value.to_bytes(size, "big")
     return written
 

@@ -262,6 +262,40 @@ def test_as_many_rows_as_the_page_allows_and_not_one_more(layout: Layout) -> Non
     assert by_the_page(payload) is by_the_package(payload) is None
 
 
+def sums(first: int, buckets: int, rows: int) -> Section:
+    return "SUMS", {"first": first, "buckets": buckets, "rows": [{"sum": 1}] * rows}
+
+
+def stray(family: int, address: bytes) -> Section:
+    return "NOT_MINE", {"rows": [{"family": family, "address": address}]}
+
+
+EDGES: list[tuple[Section, bool]] = [
+    (sums(1022, 1024, 2), True),
+    (sums(1023, 1024, 2), False),
+    (sums(8191, 8192, 1), True),
+    (sums(0, 8193, 1), False),
+    *((stray(6, bytes(place) + b"\1" + bytes(15 - place)), True) for place in range(16)),
+    *((stray(4, bytes(place) + b"\1" + bytes(15 - place)), place < 4) for place in range(16)),
+    (stray(5, bytes(16)), False),
+    *((("NACK", {"rows": [{"first": 2**63 - 1, "count": n}]}), n == 4096) for n in (4096, 4097)),
+    *((("NACK", {"rows": [{"first": n, "count": 1}]}), n < 2**63) for n in (2**63 - 1, 2**63)),
+    *((("BATCH", {"number": n}), n < 2**63) for n in (2**63 - 1, 2**63)),
+    *(
+        (("MEMBERS", {"rows": [{"host": host, "tunnel_port": port}]}), host < 65001 and port > 0)
+        for host in (65000, 65001)
+        for port in (0, 1)
+    ),
+]
+
+
+@pytest.mark.parametrize(("section", "is_valid"), EDGES)
+def test_both_draw_each_line_where_the_page_draws_it(section: Section, is_valid: bool) -> None:
+    payload = write_payload([section])
+    assert by_the_page(payload) == by_the_package(payload)
+    assert (by_the_page(payload) is not None) is is_valid
+
+
 def test_both_count_sections_alike() -> None:
     leave = write_payload([("LEAVE", {})])
     assert by_the_page(leave * SECTIONS_MAX) == by_the_package(leave * SECTIONS_MAX)
