@@ -118,8 +118,10 @@ def make_link(
         veth(left, "l0", right, "r0")
         for namespace, device in ((left, "l0"), (right, "r0")):
             namespace.exec(f"ethtool -K {device} tx off tso off gso off gro off")
-        left.ip(f"addr add {family.left}{family.prefix} dev l0")
-        right.ip(f"addr add {family.right}{family.prefix} dev r0")
+        # Even without detection an IPv6 address is tentative until the kernel's worker has run.
+        at_once = " nodad" if ":" in family.left else ""
+        left.ip(f"addr add {family.left}{family.prefix} dev l0{at_once}")
+        right.ip(f"addr add {family.right}{family.prefix} dev r0{at_once}")
         made.append(Link(left, right, family))
         return made[-1]
 
