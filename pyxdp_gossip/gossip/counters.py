@@ -54,6 +54,8 @@ class GossipCounters:
     """Ignored: of a new start, while the host's earlier one is still heard."""
     unproven: int = 0
     """Ignored: of a start that did not answer this host's challenge yet."""
+    wrong_source: int = 0
+    """Refused: from another address than its sender says, or before a new start said so."""
     members_refused: int = 0
     """Ignored: of a host beyond the most that this one follows."""
     duplicate_host: int = 0

@@ -66,7 +66,10 @@ class Newcomers:
         newcomer = self._note(header, messages, now)
         if newcomer is None:
             return None, None
-        if not newcomer.proven or newcomer.beat is None:
+        if newcomer.beat is None or str(newcomer.beat.address) != reach[0]:
+            self._tally.add("wrong_source")  # or it did not say yet where it is
+            return None, None
+        if not newcomer.proven:
             self._tally.add("unproven")
             due = newcomer.challenged_at is None or now - newcomer.challenged_at >= self._interval
             if due:

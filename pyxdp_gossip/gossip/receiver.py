@@ -51,6 +51,7 @@ from pyxdp_gossip.gossip.strays import StrayNotices
 from pyxdp_gossip.gossip.translation import Dictionary
 from pyxdp_gossip.gossip.who_has import Answerer, Asker
 from pyxdp_gossip.gossip.wire import Header
+from pyxdp_gossip.session import Address
 
 SHARD_CLOCK = 0  # a snapshot never wins over a dated claim of another owner
 HOSTS_WARNED_MAX = 256  # as many as there are members
@@ -119,6 +120,9 @@ class Receiver:
         member = self.roster.get(header.sender)
         if member is not None:
             if (header.incarnation, header.salt) == (member.incarnation, member.salt):
+                if reach != member.reach and not comes_from(member.address, messages, reach):
+                    self.tally.add("wrong_source")
+                    return None
                 return member if self.roster.hear(member, reach, now) else None
             # One known by hearsay may have any start that is not older than the one told of.
             if header.incarnation < member.incarnation or (
@@ -136,7 +140,7 @@ class Receiver:
     def _answer_newcomer(self, header: Header, messages: list[Message], reach: Reach) -> None:
         """Whoever proves that this host runs must be answered before it is known."""
         for message in messages:
-            if isinstance(message, Hello):
+            if isinstance(message, Hello) and comes_from(None, messages, reach):
                 self.greeter.welcome(message, header, reach)
 
     def _stop_keeping(self, member: Member) -> None:
@@ -299,6 +303,17 @@ class Receiver:
 
     def _on_unknown(self, _delivery: Delivery, _unknown: Unknown) -> None:
         self.tally.add("unknown_section")
+
+
+def comes_from(known: Address | None, messages: list[Message], reach: Reach) -> bool:
+    """Whether the source is what the sender says in this datagram, or said before.
+
+    The source is not sealed: without this, whoever plays a datagram from another place could
+    draw what it asks for there.
+    """
+    beats = (message.address for message in messages if isinstance(message, Heartbeat))
+    said = next(beats, known)
+    return said is not None and str(said) == reach[0]
 
 
 _HANDLERS: dict[type, Callable[[Receiver, Delivery, Any], None]] = {

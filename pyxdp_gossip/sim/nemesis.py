@@ -9,6 +9,7 @@ from functools import partial
 
 from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.events import Drain, KeysChanged
+from pyxdp_gossip.gossip.wire import decode_header
 from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.network import MS
 from pyxdp_gossip.sim.pop import Pop
@@ -89,8 +90,9 @@ class Nemesis:
             host = self._some_host()
             if host is not None:
                 data = self._random.choice(recorded)
-                source = self._random.choice(tuple(self.pop.hosts))
-                self.pop.deliver(host, data, source)
+                anybody = self._random.choice(tuple(self.pop.hosts))
+                sender = decode_header(data).sender
+                self.pop.deliver(host, data, self._random.choice((sender, anybody)))
 
     # ---- hosts ----
 

@@ -12,8 +12,9 @@ from gossip_pop import MS, Host, Pop, event
 from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.events import Drain, KeysChanged, MemberState, PathChanged
 from pyxdp_gossip.gossip.health import SCORE_MAX, LocalHealth
+from pyxdp_gossip.gossip.messages import Nack
 from pyxdp_gossip.gossip.records import EventKind
-from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, HEADER, TAG_BYTES, decode_header
+from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, HEADER, TAG_BYTES, DatagramType, decode_header
 from pyxdp_gossip.timing import PRESETS, Timing
 
 OPEN, CLOSE = EventKind.OPEN, EventKind.CLOSE
@@ -255,6 +256,27 @@ def test_a_hello_is_answered_but_no_shard_goes_to_whoever_did_not_prove_itself()
     pop.run(10)
     assert first.core.counters.shards_sent == 0
     assert first.core.counters.datagrams_out - before <= 4  # heartbeats and a dictionary
+
+
+def test_a_datagram_that_is_played_from_another_address_draws_nothing_there() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    pop.happens(first, *(event(OPEN, client) for client in range(50)))
+    pop.run(20)
+    kept_back: list[bytes] = []
+    pop.loses = lambda source, _target, data: (
+        source == second.address and not kept_back.append(data)
+    )
+    second.core._outbox.put((first.address, 7946), DatagramType.LOG, Nack(((1, 1),)))
+    pop.run(150)
+    assert len(kept_back) >= 2  # the NACK and a heartbeat
+    before = first.core.counters
+    for data in kept_back:
+        first.core.receive_datagram(data, ("203.0.113.66", 7946), pop.now)
+    assert first.core.counters.wrong_source == len(kept_back)
+    sent = [target for target, _ in first.core.datagrams_to_send(pop.now) if target is not None]
+    assert ("203.0.113.66", 7946) not in sent
+    assert first.core.counters.repairs_unicast == before.repairs_unicast
 
 
 # ---- keys, versions, paths ----
