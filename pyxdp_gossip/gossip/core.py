@@ -152,7 +152,7 @@ class GossipCore:
         ownership = Ownership(owners, log)
         ownership.begin(local.host, envelope.salt)
         self._roster = roster = Roster(
-            *(local.host, ownership, timing, tally, envelope.salt, emit),
+            *(local.host, ownership, timing, tally, envelope.secret_of_start(b"probes"), emit),
             *(join.pull, self._accuse),
         )
         join.follow(roster)

@@ -18,7 +18,6 @@ from pyxdp_gossip.timing import Timing
 MEMBERS_MAX = 1024  # hosts of one POP that this one follows
 NONCES_KEPT = 8  # an answer may come late by so many probes
 STALLED_AFTER = 3  # heartbeats without being run: one is normal, two more say starved
-NONCE_MASK = (1 << 64) - 1
 FAR = 1 << 62  # ns: later than any timer
 
 
@@ -28,7 +27,8 @@ class Roster:
     Args:
         host: this host's id.
         owners: told which hosts may own sessions, and whose entries are void.
-        nonce_base: random start of the probes' nonces, 64 bits.
+        nonce_key: (32,) bytes that nobody outside the POP knows: probes cannot be answered before
+            they were sent.
         emit: takes events for the caller.
         arrived: called with a member that is new, restarted or back: its sessions are unknown.
         accuse: sends an accusation to all.
@@ -40,7 +40,7 @@ class Roster:
         owners: Ownership,
         timing: Timing,
         tally: Tally,
-        nonce_base: int,
+        nonce_key: bytes,
         emit: Callable[[OutgoingEvent], None],
         arrived: Callable[[Member, int], None],
         accuse: Callable[[Accusation], None],
@@ -51,7 +51,8 @@ class Roster:
         self._emit = emit
         self._arrived = arrived
         self._accuse = accuse
-        self._nonce = nonce_base
+        self._nonce_key = nonce_key
+        self._probes = 0
         self._members: dict[int, Member] = {}
         self._listening_since = 0
         heartbeat = timing.heartbeat_ms * NS_PER_MS
@@ -260,12 +261,16 @@ class Roster:
         self._check_at = min(map(self._due, self), default=FAR)
 
     def _probe(self, member: Member, now: int) -> None:
-        self._nonce = (self._nonce + 1) & NONCE_MASK
-        member.nonces = (*member.nonces, self._nonce)[-NONCES_KEPT:]
+        self._probes += 1
+        digest = hashlib.blake2b(
+            self._probes.to_bytes(8, "big"), key=self._nonce_key, digest_size=8
+        )
+        nonce = int.from_bytes(digest.digest(), "big")
+        member.nonces = (*member.nonces, nonce)[-NONCES_KEPT:]
         member.unanswered += 1
         member.probe_at = now + self.health.stretch(self._probe_interval)
         self._tally.add("probes_wanted")
-        self._emit(ProbeWanted(member.host, member.address, member.tunnel_port, self._nonce))
+        self._emit(ProbeWanted(member.host, member.address, member.tunnel_port, nonce))
 
     def probe_answered(self, host: int, nonce: int, now: int) -> None:
         """The host's XDP program is at work: its sessions stay."""

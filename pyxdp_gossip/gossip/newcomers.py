@@ -11,9 +11,11 @@ from pyxdp_gossip.gossip.member import Member, Start
 from pyxdp_gossip.gossip.membership import MEMBERS_MAX, Roster
 from pyxdp_gossip.gossip.messages import Heartbeat, Hello, Message, Welcome
 from pyxdp_gossip.gossip.outbox import Reach
-from pyxdp_gossip.gossip.rates import NS_PER_MS
+from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S
 from pyxdp_gossip.gossip.wire import Header
 from pyxdp_gossip.timing import Timing
+
+FORGOTTEN_AFTER = 3 * NS_PER_S  # unproven for so long: a recording, or a host that is gone again
 
 
 @dataclass(slots=True)
@@ -87,7 +89,16 @@ class Newcomers:
             self._roster.adopt(member, newcomer.start, reach, now)
         return member, newcomer.wanted
 
+    def _forget(self, now: int) -> None:
+        """Whoever did not prove itself in time makes room; the oldest come first."""
+        while self._known:
+            host, oldest = next(iter(self._known.items()))
+            if oldest.proven or now - oldest.since < FORGOTTEN_AFTER:
+                return
+            del self._known[host]
+
     def _note(self, header: Header, messages: list[Message], now: int) -> Newcomer | None:
+        self._forget(now)
         newcomer = self._known.get(header.sender)
         start = Start(header.sender, header.incarnation, header.salt)
         if newcomer is None or newcomer.start != start:
@@ -97,6 +108,7 @@ class Newcomers:
             if newcomer is None and len(self._known) >= MEMBERS_MAX:
                 self._tally.add("members_refused")
                 return None
+            self._known.pop(header.sender, None)  # the newest stand at the end
             newcomer = self._known[header.sender] = Newcomer(start, now)
         for message in messages:
             if isinstance(message, Heartbeat):

@@ -159,6 +159,12 @@ class Envelope:
         secret = self._secrets[key_id]
         return self._aead(hkdf_sha256(secret, salt.to_bytes(8, "big"), info, 32))
 
+    def secret_of_start(self, purpose: bytes) -> bytes:
+        """(32,) bytes for one purpose inside this start; of its key, if it has one."""
+        secret = self._secrets.get(self._key_id, INSECURE_SECRET)
+        start = self.incarnation.to_bytes(8, "big") + self.salt.to_bytes(8, "big")
+        return hkdf_sha256(secret, start, b"pyxdp-gossip " + purpose, 32)
+
     def seal(self, kind: DatagramType, payload: bytes) -> bytes:
         """One datagram; each has the next counter, so no nonce is used twice."""
         counter = self._counter

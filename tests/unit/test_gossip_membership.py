@@ -10,7 +10,13 @@ import pytest
 from gossip_pop import MS, Host, Pop, event
 
 from pyxdp_gossip.config import Key
-from pyxdp_gossip.gossip.events import Drain, KeysChanged, MemberState, PathChanged
+from pyxdp_gossip.gossip.events import (
+    Drain,
+    KeysChanged,
+    MemberState,
+    PathChanged,
+    ProbeWanted,
+)
 from pyxdp_gossip.gossip.health import SCORE_MAX, LocalHealth
 from pyxdp_gossip.gossip.messages import Nack
 from pyxdp_gossip.gossip.records import EventKind
@@ -256,6 +262,36 @@ def test_a_hello_is_answered_but_no_shard_goes_to_whoever_did_not_prove_itself()
     pop.run(10)
     assert first.core.counters.shards_sent == 0
     assert first.core.counters.datagrams_out - before <= 4  # heartbeats and a dictionary
+
+
+def test_a_recorded_start_with_a_later_clock_does_not_keep_the_real_one_out() -> None:
+    pop = Pop()
+    pop._starts = 100
+    first = pop.start(1)
+    later = pop.start(2)
+    pop.loses = lambda *_: True
+    pop.run(300)
+    recorded = [data for data in pop.recorded if decode_header(data).sender == 2]
+    crash(later)
+    pop._starts = 10  # its clock went back
+    second = pop.start(2)
+    pop.loses = lambda *_: False
+    first.core.receive_datagram(recorded[0], (second.address, 7946), pop.now)
+    pop.run(4000)
+    assert first.states(2) == [ALIVE]
+    assert first.active() == {1, 2}
+
+
+def test_probes_cannot_be_answered_by_whoever_counts_them() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    crash(second)
+    pop.run(480)
+    nonces = [row.nonce for row in first.events if isinstance(row, ProbeWanted)]
+    assert len(set(nonces)) == len(nonces) >= 3
+    steps = {later - earlier for earlier, later in itertools.pairwise(nonces)}
+    assert len(steps) == len(nonces) - 1
+    assert not steps & {0, 1}
 
 
 def test_a_datagram_that_is_played_from_another_address_draws_nothing_there() -> None:
