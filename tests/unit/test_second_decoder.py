@@ -270,7 +270,14 @@ def stray(family: int, address: bytes) -> Section:
     return "NOT_MINE", {"rows": [{"family": family, "address": address}]}
 
 
+def heartbeat(state: int = 1, tunnel_port: int = 1, last_batch: int = 0) -> Section:
+    return "HEARTBEAT", {"state": state, "tunnel_port": tunnel_port, "last_batch": last_batch}
+
+
 EDGES: list[tuple[Section, bool]] = [
+    *((heartbeat(state=state), state in {1, 2, 3}) for state in (0, 1, 2, 3, 4, 255)),
+    *((heartbeat(tunnel_port=port), port > 0) for port in (0, 1, 65535)),
+    *((heartbeat(last_batch=n), n < 2**63) for n in (2**63 - 1, 2**63)),
     (sums(1022, 1024, 2), True),
     (sums(1023, 1024, 2), False),
     (sums(8191, 8192, 1), True),
