@@ -4,7 +4,6 @@
  */
 #include "merge.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "record_codec.h"
@@ -257,7 +256,7 @@ static bool next_open(const struct xg_session_table *table, __u64 *cursor, __u16
 	return false;
 }
 
-__s64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, int family,
+__u64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, int family,
 		__u8 *out, __u64 most)
 {
 	size_t record = family == 4 ? XG_RECORD4_LEN : XG_RECORD6_LEN;
@@ -270,23 +269,21 @@ __s64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap,
 	while (next_open(xg_table_of(tables, family), &at, owner, &session, &cold)) {
 		if (!is_wanted(tables->ledger, owner, bitmap, &session))
 			continue;
-		if (out && count == most)
-			return -ENOSPC;
-		if (out)
-			xg_record_write(out + count * record, session.key, family);
+		if (count == most)
+			return count;
+		xg_record_write(out + count * record, session.key, family);
 		count++;
 	}
 	while ((s = xg_ledger_next(tables->ledger, &cursor))) {
 		if (s->owner != owner || s->kind != XG_SAID_OPEN || s->session.family != family ||
 		    !is_wanted(tables->ledger, owner, bitmap, &s->session))
 			continue;
-		if (out && count == most)
-			return -ENOSPC;
-		if (out)
-			xg_record_write(out + count * record, s->session.key, family);
+		if (count == most)
+			return count;
+		xg_record_write(out + count * record, s->session.key, family);
 		count++;
 	}
-	return (__s64)count;
+	return count;
 }
 
 static __u64 prune_table(const struct xg_tables *tables, struct xg_session_table *table,

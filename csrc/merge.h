@@ -54,8 +54,8 @@ void xg_sweep_statements(const struct xg_tables *tables, __u32 now_ms, __u32 lin
 
 /* An owner's open sessions in some buckets of its digest (bit b & 7 of byte b >> 3): */
 
-/* ... as records into `out`; NULL: only count. Returns how many; -ENOSPC: more than `most`. */
-__s64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, int family,
+/* ... as records into `out`, at most `most`: xg_ledger_sessions() are all. Returns how many. */
+__u64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, int family,
 		__u8 *out, __u64 most);
 
 /* ... that it said before `position`: they are closed. Returns how many. */

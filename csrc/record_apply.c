@@ -56,8 +56,8 @@ static void enter(struct applier *a, const struct record *record)
 		break;
 	case XG_LOST:
 		a->result->lost_conflicts++;
-		if (winner == a->own_host && a->kind == XG_SAID_OPEN &&
-		    xg_said(a->tables, &record->session, winner) == XG_SAID_OPEN)
+		/* What an OPEN lost against is open, too. */
+		if (winner == a->own_host && a->kind == XG_SAID_OPEN)
 			note_rival(a, record);
 		break;
 	case XG_REFUSED:
@@ -71,7 +71,6 @@ static void read_record(const struct applier *a, const __u8 *bytes, struct recor
 {
 	size_t address_len = a->family == 4 ? 4 : 16;
 	size_t index = (size_t)bytes[address_len + 2] << 8 | bytes[address_len + 3];
-	const struct xg_session_table *table = xg_table_of(a->tables, a->family);
 	__u16 slot = XG_SERVICE_UNKNOWN;
 
 	if (index < a->section->translation_count)
@@ -82,10 +81,7 @@ static void read_record(const struct applier *a, const __u8 *bytes, struct recor
 	record->event.slot = slot;
 	memcpy(record->event.address, bytes, address_len);
 	memcpy(&record->event.port_be, bytes + address_len, sizeof(record->event.port_be));
-	xg_session_key(record->session.key, &record->event);
-	record->session.family = a->family;
-	record->session.hash = xg_session_table_hash(table, record->session.key);
-	xg_session_table_prefetch(table, record->session.hash);
+	xg_session_prepare(a->tables, &record->event, &record->session);
 }
 
 static int family_of_kind(__u8 kind)

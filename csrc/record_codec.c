@@ -31,6 +31,17 @@ void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event)
 	}
 }
 
+void xg_session_prepare(const struct xg_tables *tables, const struct xg_event *event,
+			struct xg_session_id *session)
+{
+	const struct xg_session_table *table = xg_table_of(tables, event->family);
+
+	xg_session_key(session->key, event);
+	session->family = event->family;
+	session->hash = xg_session_table_hash(table, session->key);
+	xg_session_table_prefetch(table, session->hash);
+}
+
 void xg_record_write(__u8 *out, const __u64 *key, int family)
 {
 	struct xg_key4 key4;
@@ -255,16 +266,9 @@ static void prepare(const struct xg_tables *tables, const __u8 *events, size_t c
 		    struct xg_event *read, struct xg_session_id *sessions)
 {
 	for (size_t i = 0; i < count; i++) {
-		const struct xg_session_table *table;
-
 		memcpy(&read[i], events + i * sizeof(*read), sizeof(*read));
-		if (!is_ownership(&read[i]))
-			continue;
-		xg_session_key(sessions[i].key, &read[i]);
-		sessions[i].family = read[i].family;
-		table = xg_table_of(tables, read[i].family);
-		sessions[i].hash = xg_session_table_hash(table, sessions[i].key);
-		xg_session_table_prefetch(table, sessions[i].hash);
+		if (is_ownership(&read[i]))
+			xg_session_prepare(tables, &read[i], &sessions[i]);
 	}
 }
 

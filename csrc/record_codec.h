@@ -42,6 +42,11 @@ enum xg_section_kind {
 /* The table's key of an event's session: one word for IPv4 (the others become 0), or three. */
 void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event);
 
+/* An event's session, as table and ledger know it, and the start of its cache misses: for whoever
+ * goes through many. The family is 4 or 6. */
+void xg_session_prepare(const struct xg_tables *tables, const struct xg_event *event,
+			struct xg_session_id *session);
+
 /* Write one record, its index the key's slot; returns nothing, for its length is its family's. */
 void xg_record_write(__u8 *out, const __u64 *key, int family);
 

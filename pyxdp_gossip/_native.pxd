@@ -166,8 +166,8 @@ cdef extern from "record_codec.h" nogil:
     int xg_deny(const xg_tables *tables, const xg_session_id *session, u16 owner) noexcept
     void xg_settle(const xg_tables *tables) noexcept
     void xg_sweep_statements(const xg_tables *tables, u32 now_ms, u32 linger_ms) noexcept
-    long long xg_select(const xg_tables *tables, u16 owner, const u8 *bitmap, int family, u8 *out,
-                        u64 most) noexcept
+    u64 xg_select(const xg_tables *tables, u16 owner, const u8 *bitmap, int family, u8 *out,
+                  u64 most) noexcept
     u64 xg_prune(const xg_tables *tables, u16 owner, const u8 *bitmap, u32 position) noexcept
     int xg_batch_create(xg_batch **batch) noexcept
     void xg_batch_destroy(xg_batch *batch) noexcept

@@ -297,16 +297,15 @@ cdef class OwnershipLog:
     cdef bytes _select(self, object bitmap, int family, Py_ssize_t record):
         cdef const u8[::1] view = self._bitmap(bitmap)
         cdef xg_tables tables = self._tables()
-        cdef long long count, written
-        cdef bytes out
+        cdef Py_ssize_t most = xg_ledger_sessions(self._ledger, self._host)
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, most * record)
+        cdef u8 *place = <u8 *>PyBytes_AS_STRING(out)
+        cdef u64 found
         self._start_writing()
         with nogil:
-            count = xg_select(&tables, self._host, &view[0], family, NULL, 0)
+            found = xg_select(&tables, self._host, &view[0], family, place, most)
         self._stop_writing()
-        out = PyBytes_FromStringAndSize(NULL, count * record)
-        written = xg_select(&tables, self._host, &view[0], family,
-                            <u8 *>PyBytes_AS_STRING(out), count)
-        return out[:written * record]
+        return out[:found * record]
 
     def prune(self, owner, bitmap not None, position):
         """Close an owner's open sessions in some buckets that it said before `position`.
