@@ -64,7 +64,6 @@ class Routing:
         self._secrets = secrets
         for host, peer in self._peers.items():
             self._accept(host, peer.address)
-        self._flood = None
         self.refresh()
 
     def add(self, host: int, address: IPv4Address, tunnel_port: int) -> None:

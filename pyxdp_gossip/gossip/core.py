@@ -29,6 +29,7 @@ from pyxdp_gossip.gossip.events import (
 )
 from pyxdp_gossip.gossip.greeting import Greeter
 from pyxdp_gossip.gossip.join import Join
+from pyxdp_gossip.gossip.member import Start
 from pyxdp_gossip.gossip.membership import STALLED_AFTER, Roster
 from pyxdp_gossip.gossip.messages import (
     Accusation,
@@ -147,7 +148,8 @@ class GossipCore:
         log.set_services(dictionary.ids())
         self._shards = ShardService(log, own_log, outbox, timing, tally)
         self._join = join = Join(
-            log, outbox, timing, tally, emit, self._greet, envelope.salt >> 32, now
+            *(log, outbox, timing, tally, emit, self._greet),
+            *(Start(local.host, envelope.incarnation, envelope.salt), envelope.salt >> 32, now),
         )
         ownership = Ownership(owners, log)
         ownership.begin(local.host, envelope.salt)
@@ -166,14 +168,11 @@ class GossipCore:
         self._digests = DigestService(log, local.host, own_log, outbox, timing)
         return Receiver(
             local_host=local.host,
-            incarnation=envelope.incarnation,
             log=log,
             clock=clock,
             own_log=own_log,
             roster=roster,
-            newcomers=Newcomers(
-                roster, timing, tally, join.challenge, lambda row: self._receiver.is_for_us(row)
-            ),
+            newcomers=Newcomers(roster, timing, tally, join.challenge, join.answers),
             join=join,
             greeter=self._greeter,
             shards=self._shards,

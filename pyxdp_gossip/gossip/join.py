@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import MemberState, OutgoingEvent, Synced
-from pyxdp_gossip.gossip.member import Member
+from pyxdp_gossip.gossip.member import Member, Start
 from pyxdp_gossip.gossip.membership import Roster
 from pyxdp_gossip.gossip.messages import Hello, PullBuckets, Shard, ShardEnd, Welcome
 from pyxdp_gossip.gossip.outbox import Outbox, Reach
@@ -46,6 +46,7 @@ class Join:
 
     Args:
         greet: sends a HELLO to a place, or to the group if it is None.
+        start: of this host.
         first_request: random start of the requests, 32 bits.
     """
 
@@ -57,6 +58,7 @@ class Join:
         tally: Tally,
         emit: Callable[[OutgoingEvent], None],
         greet: Callable[[Reach | None, Hello], None],
+        start: Start,
         first_request: int,
         now: int,
     ) -> None:
@@ -65,6 +67,7 @@ class Join:
         self._tally = tally
         self._emit = emit
         self._greet = greet
+        self._start = start
         self._pulls: dict[int, Pull] = {}
         self._request = first_request & REQUEST_MASK
         self._requests = 0
@@ -84,7 +87,9 @@ class Join:
         return self._request
 
     def answers(self, welcome: Welcome) -> bool:
-        """Whether a WELCOME answers one of the last HELLOs of this start."""
+        """Whether a WELCOME answers one of the last HELLOs of this very start."""
+        if (welcome.host, welcome.incarnation) != (self._start.host, self._start.incarnation):
+            return False
         return (self._request - welcome.request) & REQUEST_MASK < self._requests
 
     # ---- asking ----

@@ -74,7 +74,6 @@ class Receiver:
     """Takes datagrams of other hosts; its fields are the parts that they change."""
 
     local_host: int
-    incarnation: int
     log: OwnershipLog
     clock: HybridClock
     own_log: OwnLog
@@ -133,7 +132,7 @@ class Receiver:
         member, wanted = self.newcomers.hear(header, messages, reach, now)
         if member is None:
             self._answer_newcomer(header, messages, reach)
-        elif self.roster.hear(member, reach, now) and wanted is not None:
+        elif wanted is not None:
             self.shards.start(member.host, reach, wanted, now)
         return member
 
@@ -169,13 +168,8 @@ class Receiver:
             self.shards.start(host, delivery.reach, hello.request, delivery.now)
 
     def _on_welcome(self, delivery: Delivery, welcome: Welcome) -> None:
-        if self.is_for_us(welcome):
+        if self.join.answers(welcome):
             self.join.welcomed()
-
-    def is_for_us(self, welcome: Welcome) -> bool:
-        """Whether it answers a HELLO of this very start."""
-        start = (welcome.host, welcome.incarnation)
-        return start == (self.local_host, self.incarnation) and self.join.answers(welcome)
 
     def _on_members(self, delivery: Delivery, members: Members) -> None:
         for entry in members.entries:
@@ -240,27 +234,6 @@ class Receiver:
     def _on_shard_end(self, delivery: Delivery, end: ShardEnd) -> None:
         self.join.end(delivery.member, end, delivery.now)
 
-    # ---- repair ----
-
-    def _on_nack(self, delivery: Delivery, nack: Nack) -> None:
-        self.repairer.asked(nack, delivery.reach, delivery.now)
-
-    def _on_gone(self, delivery: Delivery, gone: Gone) -> None:
-        lost = delivery.member.batches.give_up(gone.lowest)
-        self.tally.add("batches_given_up", lost)
-
-    def _on_ask_sums(self, _delivery: Delivery, _asked: AskSums) -> None:
-        self.digests.asked()
-
-    def _on_sums(self, delivery: Delivery, sums: Sums) -> None:
-        self.comparer.compare(delivery.member, sums, delivery.now)
-
-    def _on_pull_buckets(self, delivery: Delivery, pull: PullBuckets) -> None:
-        member = delivery.member
-        self.shards.start_buckets(member.host, delivery.reach, pull, delivery.now)
-
-    # ---- records again ----
-
     def _on_records(self, delivery: Delivery, records: Records) -> None:
         if delivery.dated is None:
             return
@@ -288,6 +261,25 @@ class Receiver:
         if result.rivals:
             self.tally.add("rival_claims", len(result.rivals) // EVENT.size)
             self.own_log.absorb(result.rivals, delivery.now)
+
+    # ---- repair ----
+
+    def _on_nack(self, delivery: Delivery, nack: Nack) -> None:
+        self.repairer.asked(nack, delivery.reach, delivery.now)
+
+    def _on_gone(self, delivery: Delivery, gone: Gone) -> None:
+        lost = delivery.member.batches.give_up(gone.lowest)
+        self.tally.add("batches_given_up", lost)
+
+    def _on_ask_sums(self, _delivery: Delivery, _asked: AskSums) -> None:
+        self.digests.asked()
+
+    def _on_sums(self, delivery: Delivery, sums: Sums) -> None:
+        self.comparer.compare(delivery.member, sums, delivery.now)
+
+    def _on_pull_buckets(self, delivery: Delivery, pull: PullBuckets) -> None:
+        member = delivery.member
+        self.shards.start_buckets(member.host, delivery.reach, pull, delivery.now)
 
     # ---- questions ----
 

@@ -68,8 +68,3 @@ class BatchSequence:
         self.missing -= lost
         self.behind = self.behind or bool(lost)
         return len(lost)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every batch up to the highest came."""
-        return not self.missing and not self.behind

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.messages import PullBuckets, Shard, ShardEnd
@@ -30,7 +30,7 @@ class Stream:
     family_index: int = 0
     cursor: int = 0
     number: int = 0
-    last: bool = field(default=False)
+    last: bool = False
 
 
 class ShardService:
