@@ -79,7 +79,6 @@ class Host:
     turn_at: int | None = None
     timer_at: int = 0
     turns: int = 0
-    synced_at: int | None = None
     wall_skew: int = 0
 
     def __post_init__(self) -> None:
@@ -139,7 +138,6 @@ class Host:
         )
         self.frozen = False
         self.timer_at = now
-        self.synced_at = None
         self.inbox.clear()
         self.ring = deque(record(EventKind.OPEN, client) for client in sorted(self.sockets))
 

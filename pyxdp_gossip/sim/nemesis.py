@@ -34,10 +34,10 @@ class Nemesis:
         self.happened.append(name)
         FAULTS[name](self)
 
-    def _some_host(self, *, most: int | None = None) -> Host | None:
-        """A host with an agent at work, if enough of them are."""
+    def _some_host(self, *, beside: int = 3) -> Host | None:
+        """A host with an agent at work, if at least `beside` others have one."""
         running = [host for host in self.pop.hosts.values() if host.runs]
-        return self._random.choice(running) if len(running) > (most or 3) else None
+        return self._random.choice(running) if len(running) > beside else None
 
     def _later(self, least: int, most: int, action: Callable[[], None]) -> None:
         """After so many milliseconds, but not behind the end."""
@@ -113,7 +113,7 @@ class Nemesis:
             self.pop.start_agent(host)
 
     def crash(self) -> None:
-        host = self._some_host(most=5)
+        host = self._some_host(beside=5)
         if host is not None:
             self.pop.end_sessions(host)
             host.crash()
@@ -134,7 +134,7 @@ class Nemesis:
             host.core.handle_event(Drain(), self.pop.now)
 
     def leave(self) -> None:
-        host = self._some_host(most=5)
+        host = self._some_host(beside=5)
         if host is not None:
             for client in [one for one, owner in self.pop.live.items() if owner == host.id]:
                 self.pop.close(client, linger=False)

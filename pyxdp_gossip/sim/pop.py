@@ -22,7 +22,6 @@ from pyxdp_gossip.gossip.events import (
     ProbeAnswered,
     ProbeWanted,
     SocketEvents,
-    Synced,
 )
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind, unpack_records
 from pyxdp_gossip.session import KernelView
@@ -63,7 +62,6 @@ class Pop:
         self._sequence = 0
         self._starts = 0
         self._reader = Reader()
-        self._pending: dict[int, tuple[int, int, set[int]]] = {}
         self.convergence: list[int] = []
 
     # ---- time ----
@@ -150,8 +148,6 @@ class Pop:
                 for row in rows
             ]
             core.handle_event(KernelAnswer(event.asker, event.number, views), self.now)
-        elif isinstance(event, Synced) and not event.partial:
-            host.synced_at = self.now
 
     def _probe(self, host: Host, wanted: ProbeWanted) -> None:
         target = self.hosts.get(wanted.host)

@@ -18,7 +18,6 @@ from pyxdp_gossip.timing import Timing
 START_MS = 800  # the hosts start in the first 50 ms, and know each other by then
 QUIET_MS = 2200  # for death, restart, NACK, digest and pull, one behind the other
 CLIENTS = 60
-ACTIONS_A_TICK = 1
 TICK_MS = 5
 FAULTS_MAX = 5
 HEARTBEATS_MS = (100, 150, 200, 250)
@@ -68,12 +67,11 @@ class Clients:
         self._end = end
 
     def tick(self) -> None:
-        """A few things happen, then time passes."""
+        """Something happens, then time passes."""
         if self._pop.now >= self._end:
             return
         up = [host for host in self._pop.hosts.values() if host.up and not host.gone]
-        for _ in range(ACTIONS_A_TICK):
-            self._act(self._random.randrange(CLIENTS), up)
+        self._act(self._random.randrange(CLIENTS), up)
         self._pop.at(self._pop.now + self._random.randint(1, 2 * TICK_MS) * MS, self.tick)
 
     def _act(self, client: int, up: list[Host]) -> None:
