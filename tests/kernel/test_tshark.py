@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import select
-import shutil
 import socket
 import struct
 import subprocess
@@ -21,10 +20,6 @@ from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.gossip.wire import DATAGRAM_MAX, PAYLOAD_MAX, DatagramType, encode_message
 from pyxdp_gossip.gossip_socket import GossipSocket
 from pyxdp_gossip.templates import HeaderTemplate
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("tshark") is None, reason="tshark is not installed: `make setup` installs it"
-)
 
 PORT = 7946
 PATIENCE_MS = 10_000  # a frame that comes later than this has not come
