@@ -126,7 +126,7 @@ class Host:
         self.core = GossipCore(
             LocalHost(self.id, address_of(self.id), 6080, SERVICES),
             envelope,
-            log=WatchedLog(self.log, self.table, violated),
+            log=WatchedLog(self.log, self.table, self.id, violated),
             owners=self.owners,
             tables={4: self.table, 6: table6},
             timing=timing,

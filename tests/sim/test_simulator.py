@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from pyxdp_gossip._native import SessionTable
 from pyxdp_gossip.cli import cli
 from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip import newcomers, who_has
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind
 from pyxdp_gossip.gossip.sealing import ReplayWindow
-from pyxdp_gossip.sim.host import Host, key_of, record
+from pyxdp_gossip.sim.host import DIGEST_BUCKETS, Host, key_of, record
 from pyxdp_gossip.sim.network import MS
 from pyxdp_gossip.sim.pop import Pop
 from pyxdp_gossip.sim.run import simulate
@@ -106,49 +107,102 @@ def test_a_table_that_differs_from_the_kernels_at_the_end_is_a_violation() -> No
 
 
 class Planted:
-    """A codec that does something wrong after each section."""
+    """A codec that does something wrong after each call."""
 
     def __init__(self, log: Any, wrong: Callable[[], None]) -> None:
         self._log = log
         self._wrong = wrong
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
+        def call(*arguments: Any, **rest: Any) -> Any:
+            result = getattr(self._log, name)(*arguments, **rest)
+            self._wrong()
+            return result
 
-    def apply(self, *arguments: Any, **rest: Any) -> Any:
-        result = self._log.apply(*arguments, **rest)
-        self._wrong()
-        return result
+        return call
 
 
-def test_an_entry_that_changes_without_its_owners_word_is_a_violation() -> None:
+OPEN, CLOSE, LINGER = 0x10, 0x11, 0x12
+SESSION = record(EventKind.OPEN, 1)
+SECTION = SESSION.address[:4] + SESSION.client_port.to_bytes(2, "big") + b"\0\0"
+ALL_BUCKETS = b"\xff" * (DIGEST_BUCKETS // 8)
+
+
+def say(log: Any, sender: int, kind: int, position: int, *, clock: int = 0) -> None:
+    """A host says one thing about the session of client 1."""
+    log.apply(
+        *(sender, kind, SECTION, bytes(2)),
+        clock=clock,
+        position=position,
+        now_ms=0,
+        keep_closed=False,
+    )
+
+
+WAYS: dict[str, Callable[[Any], None]] = {
+    "apply": lambda log: say(log, 2, CLOSE, 5),
+    "absorb": lambda log: log.absorb(
+        record(EventKind.CLOSE, 1).pack(), clock=1, position=1, now_ms=0
+    ),
+    "prune": lambda log: log.prune(2, ALL_BUCKETS, 9),
+    "deny": lambda log: log.deny(2, 4, SESSION.key),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("wrong", "verb"),
+    [
+        (lambda table: table.remove(SESSION.key), "changed"),
+        (lambda table: table.put(SESSION.key, 2), "changed"),
+        (lambda table: table.put(SESSION.key, 1, flags=1), "rewrote"),
+    ],
+    ids=["it goes", "another gets it", "it lingers"],
+)
+def test_an_entry_that_changes_without_its_owners_word_is_a_violation(
+    way: str, wrong: Callable[[SessionTable], None], verb: str
+) -> None:
     pop = pop_of(3)
     host = pop.hosts[3]
     pop.open(1, pop.hosts[1])
     pop.run_until(pop.now + 20 * MS)
     said: list[str] = []
-    watched = WatchedLog(
-        Planted(host.log, lambda: host.table.remove(key_of(1))),  # type: ignore[arg-type]
-        host.table,
-        said.append,
-    )
-    body = record(EventKind.OPEN, 1)
-    section = body.address[:4] + body.client_port.to_bytes(2, "big") + b"\0\0"
-    watched.apply(2, 0x11, section, bytes(2), clock=0, position=5, now_ms=0)
-    assert said == ["host 2 changed an entry of host 1"]
+    assert host.log is not None
+    watched = WatchedLog(host.log, host.table, host.id, said.append)
+    say(watched, 1, OPEN, 99, clock=1)
+    WAYS[way](watched)
+    assert said == []
+    planted: Any = Planted(host.log, lambda: wrong(host.table))
+    watched = WatchedLog(planted, host.table, host.id, said.append)
+    watched._seen.add(SESSION.key)
+    WAYS[way](watched)
+    assert said == [f"host {3 if way == 'absorb' else 2} {verb} an entry of host 1"]
 
 
-def test_a_closed_session_that_comes_back_is_a_violation() -> None:
+@pytest.mark.parametrize("end", [CLOSE, LINGER])
+def test_a_closed_session_that_comes_back_is_a_violation(end: int) -> None:
     pop = pop_of(2)
     host = pop.hosts[2]
     said: list[str] = []
     assert host.log is not None
-    watched = WatchedLog(host.log, host.table, said.append)
-    body = record(EventKind.OPEN, 1)
-    section = body.address[:4] + body.client_port.to_bytes(2, "big") + b"\0\0"
-    watched.apply(1, 0x11, section, bytes(2), clock=0, position=9, now_ms=0, keep_closed=False)
-    watched.apply(1, 0x10, section, bytes(2), clock=5, position=8, now_ms=0, keep_closed=False)
+    planted: Any = Planted(host.log, lambda: host.table.put(SESSION.key, 1, position=8))
+    watched = WatchedLog(planted, host.table, host.id, said.append)
+    say(watched, 1, end, 9)
+    say(watched, 1, end, 7)  # a repaired one does not make the later one forgotten
+    say(watched, 1, OPEN, 8, clock=5)
     assert said == ["a session that host 1 closed came back"]
+
+
+def test_a_session_that_opens_again_is_no_violation() -> None:
+    pop = pop_of(2)
+    host = pop.hosts[2]
+    said: list[str] = []
+    assert host.log is not None
+    watched = WatchedLog(host.log, host.table, host.id, said.append)
+    say(watched, 1, CLOSE, 9)
+    say(watched, 1, OPEN, 10, clock=5)
+    assert said == []
+    assert host.entry(1) == (1, False)
 
 
 def test_a_replay_that_is_accepted_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
