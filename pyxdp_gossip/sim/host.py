@@ -24,6 +24,7 @@ BUCKETS = 1 << 8  # 1024 sessions: more than the clients have
 DIGEST_BUCKETS = 64
 STATEMENTS = 1024
 LINGER = 1  # XG_META_LINGER
+HEARTBEAT_LIMIT = 1000 * MS  # HEARTBEAT_LIMIT_NS of csrc/bpf/redirect.bpf.c
 WALL = 1_700_000_000 * 1_000_000_000
 SERVICES = {0: Service(IPv4Address("198.51.100.1"), 443, "tcp")}
 PORT = 40_000
@@ -74,6 +75,8 @@ class Host:
     draining: bool = False
     gone: bool = False  # it left, or crashed for good
     sockets: set[int] = field(default_factory=set)  # clients with an established session here
+    half_open: set[int] = field(default_factory=set)  # clients whose handshake is under way here
+    beat_at: int = 0  # when its agent last told the XDP program that it lives
     ring: deque[EventRecord] = field(default_factory=deque)  # kernel events not read yet
     inbox: list[tuple[bytes, int]] = field(default_factory=list)
     turn_at: int | None = None
@@ -89,6 +92,18 @@ class Host:
     def runs(self) -> bool:
         """Whether its agent does anything."""
         return self.up and self.core is not None and not self.frozen
+
+    def knows(self, client: int) -> bool:
+        """Whether its kernel has a socket of the client, whatever its agent does."""
+        return client in self.sockets or client in self.half_open
+
+    def is_agent_alive(self, now: int) -> bool:
+        """Whether its XDP program takes the agent for alive."""
+        return now - self.beat_at < HEARTBEAT_LIMIT
+
+    def accepts(self, source: int) -> bool:
+        """Whether its XDP program takes tunnel packets of a host."""
+        return self.owners.is_active(source)
 
     def entry(self, client: int) -> tuple[int, bool] | None:
         """Owner of a client's session by the table, and whether it lingers."""
@@ -152,6 +167,7 @@ class Host:
         self.kill_agent()
         self.up = False
         self.sockets.clear()
+        self.half_open.clear()
         self.owners = OwnerStates()
         self.memory = bytearray(SessionTable.required_bytes(4, BUCKETS))
         self.table = SessionTable(4, BUCKETS, self.owners, memory=self.memory)

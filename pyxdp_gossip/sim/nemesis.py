@@ -14,6 +14,7 @@ from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.network import MS
 from pyxdp_gossip.sim.pop import Pop
 
+ROTATION_STEP = 60 * MS  # longer than a reload takes to reach all hosts
 REPLAYED = 40  # recorded datagrams an attack
 
 
@@ -27,6 +28,7 @@ class Nemesis:
 
     def __post_init__(self) -> None:
         self._random = self.pop.random
+        self._rotated_at = 0
 
     def strike(self) -> None:
         """Let one fault begin now; each ends by itself, or by `heal`."""
@@ -100,7 +102,7 @@ class Nemesis:
         host = self._some_host()
         if host is not None:
             host.frozen = True
-            self._later(50, 1500, lambda: self.pop.thaw(host))
+            self._later(50, 1500, lambda: self._thaw(host))
 
     def kill(self) -> None:
         host = self._some_host()
@@ -110,6 +112,12 @@ class Nemesis:
 
     def _restart(self, host: Host) -> None:
         if host.up and host.core is None and not host.gone:
+            self.pop.start_agent(host)
+
+    def revive(self, host: Host) -> None:
+        """Whatever stands still goes on, a crashed host included; what left stays away."""
+        self._thaw(host)
+        if not host.gone and host.core is None:
             self.pop.start_agent(host)
 
     def crash(self) -> None:
@@ -153,22 +161,31 @@ class Nemesis:
 
     def rotate(self) -> None:
         """Three reloads everywhere: the new key, the new key first, the old one gone."""
+        if self.pop.now < self._rotated_at:
+            return  # who rotates again before the last one is over cuts hosts off
+        self._rotated_at = self.pop.now + 3 * ROTATION_STEP
         old = self.pop.keys[0]
         new = Key(old.id % 60_000 + 1, self._random.randbytes(32))
         for step, ring in enumerate(((old, new), (new, old), (new,))):
-            time = min(self.pop.now + step * 60 * MS, self.end)
+            time = min(self.pop.now + step * ROTATION_STEP, self.end)
             self.pop.at(time, partial(self._begin, ring))
 
     def _begin(self, ring: tuple[Key, ...]) -> None:
         self.pop.keys = ring
         for host in self.pop.hosts.values():
-            if host.core is not None:
-                time = self.pop.now + self._random.randint(0, 20) * MS
-                self.pop.at(time, partial(self._reload, host, ring))
+            time = self.pop.now + self._random.randint(0, 20) * MS
+            self.pop.at(time, partial(self._reload, host))
 
-    def _reload(self, host: Host, ring: tuple[Key, ...]) -> None:
-        if host.core is not None:
-            host.core.handle_event(KeysChanged(ring), self.pop.now)
+    def _reload(self, host: Host) -> None:
+        """SIGHUP: the agent reads the file as it is now; a frozen one does when it goes on."""
+        if host.runs and host.core is not None:
+            host.core.handle_event(KeysChanged(self.pop.keys), self.pop.now)
+
+    def _thaw(self, host: Host) -> None:
+        was_frozen = host.frozen
+        self.pop.thaw(host)
+        if was_frozen:
+            self._reload(host)
 
     def heal(self) -> None:
         """Nothing is wrong any more: agents run again, what was cut off is reachable."""
@@ -176,7 +193,7 @@ class Nemesis:
         pop.network.heal()
         for host in pop.hosts.values():
             pop.unclog(host)
-            pop.thaw(host)
+            self._thaw(host)
             self._restart(host)
 
 

@@ -38,6 +38,8 @@ RECORDED_MAX = 2000
 VIOLATIONS_MAX = 20
 WATCHED = 0.25  # of the OPENs: how long they take to all tables
 QUESTIONS_MAX = 64
+AGAIN = 200 * MS  # a client's retransmission
+IN_DOUBT = 0.01  # of the questions to a kernel
 
 
 @dataclass
@@ -57,12 +59,13 @@ class Pop:
 
     def __post_init__(self) -> None:
         self.network = Network(self.random)
-        self.datapath = Datapath(self.hosts, self.network, self._tell)
+        self.datapath = Datapath(self.hosts, self.network, self._tell, lambda: self.now)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._starts = 0
         self._reader = Reader()
         self.convergence: list[int] = []
+        self.reached: int | None = None  # by the last packet
 
     # ---- time ----
 
@@ -103,6 +106,7 @@ class Pop:
         host.turn_at = None
         if not host.runs:
             return
+        host.beat_at = self.now
         core = host.core
         assert core is not None
         self._read(host, core)
@@ -143,11 +147,16 @@ class Pop:
             self._probe(host, event)
         elif isinstance(event, AskKernel):
             rows = unpack_records(event.questions, QUESTIONS_MAX)
-            views = [
-                KernelView.FULL if client_of(row) in host.sockets else KernelView.ABSENT
-                for row in rows
-            ]
+            views = [self._view(host, client_of(row)) for row in rows]
             core.handle_event(KernelAnswer(event.asker, event.number, views), self.now)
+
+    def _view(self, host: Host, client: int) -> KernelView:
+        """What its kernel says of a client's session; now and then it cannot be asked."""
+        if self.random.random() < IN_DOUBT:
+            return KernelView.IN_DOUBT
+        if client in host.sockets:
+            return KernelView.FULL
+        return KernelView.HALF if client in host.half_open else KernelView.ABSENT
 
     def _probe(self, host: Host, wanted: ProbeWanted) -> None:
         target = self.hosts.get(wanted.host)
@@ -226,21 +235,48 @@ class Pop:
                 self._wake(host, self.now)
 
     def open(self, client: int, host: Host) -> None:
-        """A client's SYN arrives at a host."""
+        """A client's SYN arrives at a host, and the handshake is over at once."""
+        self.begin(client, host)
+        if client in self.live:
+            self._establish(client)
+
+    def begin(self, client: int, host: Host) -> None:
+        """A client's SYN arrives at a host, whose socket is half open from now on."""
         outcome = self.datapath.arrive(host, client, syn=True)
-        if outcome.host is None:
+        if outcome.host is not None:
+            self.hosts[outcome.host].half_open.add(client)
+            self.live[client] = outcome.host
+
+    def acknowledge(self, client: int, host: Host) -> None:
+        """The handshake's last packet arrives at a host, perhaps not the one of the SYN."""
+        owner = self.live.get(client)
+        if owner is None or client not in self.hosts[owner].half_open:
             return
-        owner = self.hosts[outcome.host]
+        self.reached = None
+        if host.up:
+            self.packet(client, host)
+        if self.reached == owner:
+            self._establish(client)
+            self.watch_open(client)
+        else:  # the client sends it again
+            self.at(self.now + AGAIN, partial(self.acknowledge, client, self.hosts[owner]))
+
+    def _establish(self, client: int) -> None:
+        owner = self.hosts[self.live[client]]
+        owner.half_open.discard(client)
         owner.sockets.add(client)
-        self.live[client] = owner.id
         self.counts["opens"] += 1
         self.socket_event(owner, EventKind.OPEN, client)
 
     def close(self, client: int, *, linger: bool) -> None:
         """The session ends where its socket is."""
         owner = self.hosts[self.live.pop(client)]
+        was_open = client in owner.sockets
         owner.sockets.discard(client)
+        owner.half_open.discard(client)
         self.free_at[client] = self.now + REUSE_AFTER
+        if not was_open:
+            return  # there was no OPEN
         self.counts["closes"] += 1
         self.socket_event(owner, EventKind.CLOSE_LINGER if linger else EventKind.CLOSE, client)
 
@@ -250,12 +286,15 @@ class Pop:
             del self.live[client]
             self.free_at[client] = self.now + REUSE_AFTER
         host.sockets.clear()
+        host.half_open.clear()
 
     def packet(self, client: int, host: Host) -> None:
         """A packet of a session, live or not, arrives at a host; the promise is checked."""
         owner = self.live.get(client)
         outcome = self.datapath.arrive(host, client, syn=False)
+        self.reached = outcome.host
         self.counts[f"packets_{outcome.way}"] += 1
+        self.counts["packets_refused"] += outcome.refused
         if owner is None:
             self.free_at[client] = self.now + REUSE_AFTER
         elif outcome.host is not None and outcome.host != owner:
@@ -292,6 +331,20 @@ class Pop:
                         f"its socket is at {self.live.get(client)}"
                     )
 
+    def check_packets(self) -> None:
+        """After a quiet time every host brings every session's packets to their owner, by its
+        table: nothing is refused, flooded or lost."""
+        before = self.counts.copy()
+        for client, owner in sorted(self.live.items()):
+            for host in self.hosts.values():
+                if host.runs:
+                    self.packet(client, host)
+                    if self.reached != owner:
+                        self.violated(f"client {client} of host {owner} is lost at host {host.id}")
+        if self.counts["packets_flood"] > before["packets_flood"]:
+            self.violated("a packet of a session that all tables have was flooded")
+        self.counts = before
+
     def watch_open(self, client: int) -> None:
         """Measure how long an OPEN takes to every running host."""
         opened, owner = self.now, self.live.get(client)
@@ -305,5 +358,5 @@ class Pop:
             elif self.now - opened < 2000 * MS:
                 self.at(self.now + MS // 2, look)
 
-        if self.random.random() < WATCHED:
+        if self.random.random() < WATCHED and owner is not None and self.hosts[owner].runs:
             self.at(self.now + MS // 2, look)

@@ -20,6 +20,7 @@ QUIET_MS = 2200  # for death, restart, NACK, digest and pull, one behind the oth
 CLIENTS = 60
 TICK_MS = 5
 FAULTS_MAX = 5
+HANDSHAKES_SEEN = 0.3  # whose last packet may come to another host; the others are over at once
 HEARTBEATS_MS = (100, 150, 200, 250)
 
 
@@ -81,16 +82,27 @@ class Clients:
             if random.random() < 0.1:
                 pop.packet(client, host)  # of a session that ended
             elif pop.now >= pop.free_at.get(client, 0):
-                takers = [one for one in up if one.core is not None and not one.draining]
-                if takers:
-                    pop.open(client, random.choice(takers))
-                    if client in pop.live:
-                        pop.watch_open(client)
+                self._open(client, [one for one in up if not one.draining])
         elif random.random() < 0.2:
             pop.close(client, linger=random.random() < 0.5)
         else:
             for _ in range(3):
                 pop.packet(client, random.choice(up))
+
+    def _open(self, client: int, takers: list[Host]) -> None:
+        """At any host that takes new sessions, whether its agent runs or not."""
+        pop, random = self._pop, self._random
+        if not takers:
+            return
+        host = random.choice(takers)
+        if random.random() < HANDSHAKES_SEEN:
+            pop.begin(client, host)
+            later = pop.now + random.randint(1, 30) * MS
+            pop.at(later, partial(pop.acknowledge, client, random.choice(takers)))
+        else:
+            pop.open(client, host)
+            if client in pop.live:
+                pop.watch_open(client)
 
 
 def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False) -> Result:
@@ -122,6 +134,7 @@ def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False)
     pop.run_until(end)
     if not pop.violations:
         pop.check_tables()
+        pop.check_packets()
     return Result(
         *(hosts, seed, seconds, pop.violations, nemesis.happened, dict(pop.counts)),
         [time / MS for time in pop.convergence],

@@ -19,6 +19,7 @@ from pyxdp_gossip.gossip import newcomers, who_has
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind
 from pyxdp_gossip.gossip.sealing import ReplayWindow
 from pyxdp_gossip.sim.host import DIGEST_BUCKETS, Host, key_of, record
+from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS
 from pyxdp_gossip.sim.pop import Pop
 from pyxdp_gossip.sim.run import simulate
@@ -257,3 +258,88 @@ def test_a_large_pop_forms() -> None:
     result = simulate(60, 1, seconds=4.0, calm=True)
     assert result.violations == []
     assert result.counts["opens"] > 0
+
+
+def test_a_host_that_refuses_packets_at_the_end_is_a_violation() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.check_packets()
+    assert pop.violations == []
+    pop.hosts[1].owners.deactivate(2)
+    pop.check_packets()
+    assert pop.violations == [f"{pop.now / MS:.3f} ms: client 1 of host 1 is lost at host 2"]
+
+
+def test_a_flood_that_a_table_should_have_spared_is_a_violation() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.hosts[2].table.remove(key_of(1))
+    pop.check_packets()
+    assert "was flooded" in pop.violations[0]
+
+
+def test_an_agent_that_keeps_more_than_it_may_is_a_violation() -> None:
+    pop = pop_of(2)
+    core = pop.hosts[1].core
+    assert core is not None
+    for member in core._roster:
+        member.batches.missing.update(range(1 << 40, (1 << 40) + 5000))
+    pop._check_bounds(pop.hosts[1])
+    assert "host 1 waits for more batches than anybody keeps" in pop.violations[0]
+
+
+# ---- what the simulated kernels and hosts do ----
+
+
+def test_a_mark_counts_only_while_the_agent_lives_that_would_end_it() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.hosts[2].frozen = True
+    pop.hosts[2].table.put(key_of(1), HOST_UNOWNED)
+    pop.run_until(pop.now + 1100 * MS)
+    pop.packet(1, pop.hosts[2])
+    assert pop.violations == []
+    assert pop.reached == 1
+    assert pop.counts["packets_flood"] == 1
+
+
+def test_a_handshake_may_end_at_another_host() -> None:
+    pop = pop_of(3)
+    pop.begin(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    assert [host.entry(1) for host in pop.hosts.values()] == [None, None, None]
+    pop.acknowledge(1, pop.hosts[2])
+    pop.run_until(pop.now + 20 * MS)
+    assert pop.counts["packets_flood"] == 1
+    assert [host.entry(1) for host in pop.hosts.values()] == [(1, False)] * 3
+
+
+@pytest.mark.parametrize("half_open", [False, True])
+def test_nobody_answers_for_a_socket_whose_agent_was_killed(half_open: bool) -> None:
+    """Its host cannot deny it, so no other host may mark it."""
+    pop = pop_of(3)
+    pop.hosts[1].kill_agent()
+    (pop.begin if half_open else pop.open)(1, pop.hosts[1])
+    for _ in range(20):
+        pop.packet(1, pop.hosts[2])
+        pop.run_until(pop.now + 100 * MS)
+    assert pop.violations == []
+    assert pop.counts["packets_unowned"] == 0
+
+
+def test_rotations_leave_every_host_with_the_newest_key() -> None:
+    pop = pop_of(4)
+    nemesis = Nemesis(pop, pop.now + 2000 * MS)
+    pop.hosts[3].frozen = True
+    nemesis.rotate()
+    nemesis.rotate()  # too soon: it would cut hosts off
+    pop.run_until(pop.now + 300 * MS)
+    nemesis.heal()
+    pop.run_until(pop.now + 300 * MS)
+    pop.open(1, pop.hosts[3])
+    pop.run_until(pop.now + 50 * MS)
+    assert [host.entry(1) for host in pop.hosts.values()] == [(3, False)] * 4
+    assert len(pop.keys) == 1
