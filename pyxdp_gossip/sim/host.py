@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from ipaddress import IPv4Address
 
@@ -83,6 +83,7 @@ class Host:
     timer_at: int = 0
     turns: int = 0
     wall_skew: int = 0
+    counted: Counter[str] = field(default_factory=Counter)  # by the cores that ended
 
     def __post_init__(self) -> None:
         self.memory = bytearray(SessionTable.required_bytes(4, BUCKETS))
@@ -158,6 +159,8 @@ class Host:
 
     def kill_agent(self) -> None:
         """`kill -9`: sockets, table and XDP program stay."""
+        if self.core is not None:
+            self.counted.update(asdict(self.core.counters))
         self.core = None
         self.ring.clear()
         self.inbox.clear()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from random import Random
 
@@ -33,7 +33,8 @@ from pyxdp_gossip.timing import Timing
 
 TURN = MS  # an agent under load turns once a flush interval; what came meanwhile comes along
 BOUNDS_EACH = 64  # turns between two looks at an agent's memory
-REUSE_AFTER = 1500 * MS  # a client's port is not used again sooner: longer than a mark "unowned"
+REUSE_AFTER = 1500 * MS  # a client's port after a miss: longer than question and mark "unowned"
+REUSE_SOON = 3 * MS  # and where nobody can have asked for it: OPEN and CLOSE are still on their way
 RECORDED_MAX = 2000
 VIOLATIONS_MAX = 20
 WATCHED = 0.25  # of the OPENs: how long they take to all tables
@@ -65,6 +66,7 @@ class Pop:
         self._starts = 0
         self._reader = Reader()
         self.convergence: list[int] = []
+        self._missed_at: dict[int, int] = {}  # client → when an agent was last told of a miss
         self.reached: int | None = None  # by the last packet
 
     # ---- time ----
@@ -212,11 +214,22 @@ class Pop:
         host.kill_agent()
         host.gone = True
 
+    def core_counts(self) -> dict[str, int]:
+        """What the cores of all starts counted, by the names of `GossipCounters`."""
+        total: Counter[str] = Counter()
+        for host in self.hosts.values():
+            total.update(host.counted)
+            if host.core is not None:
+                total.update(asdict(host.core.counters))
+        return dict(total)
+
     # ---- kernel and clients ----
 
     def _tell(self, host: Host, kind: EventKind, client: int, sender: int) -> None:
         """The XDP program tells the agent; a record for one that is not run waits, or is lost."""
         self.counts[kind.name.lower()] += 1
+        if kind is EventKind.MISS:
+            self._missed_at[client] = self.now
         if host.core is None or host.frozen:
             return
         if kind is EventKind.CLAIM:
@@ -274,17 +287,23 @@ class Pop:
         was_open = client in owner.sockets
         owner.sockets.discard(client)
         owner.half_open.discard(client)
-        self.free_at[client] = self.now + REUSE_AFTER
+        self.free_at[client] = self._free_at(client)
         if not was_open:
             return  # there was no OPEN
         self.counts["closes"] += 1
         self.socket_event(owner, EventKind.CLOSE_LINGER if linger else EventKind.CLOSE, client)
 
+    def _free_at(self, client: int) -> int:
+        """When the client may use its port again, if its session ended now."""
+        missed = self._missed_at.get(client)
+        soon = self.now + REUSE_SOON
+        return soon if missed is None else max(soon, missed + REUSE_AFTER)
+
     def end_sessions(self, host: Host) -> None:
         """All sessions of a host end without a word: it crashed."""
         for client in [one for one, owner in self.live.items() if owner == host.id]:
             del self.live[client]
-            self.free_at[client] = self.now + REUSE_AFTER
+            self.free_at[client] = self._free_at(client)
         host.sockets.clear()
         host.half_open.clear()
 
@@ -296,7 +315,7 @@ class Pop:
         self.counts[f"packets_{outcome.way}"] += 1
         self.counts["packets_refused"] += outcome.refused
         if owner is None:
-            self.free_at[client] = self.now + REUSE_AFTER
+            self.free_at[client] = self._free_at(client)
         elif outcome.host is not None and outcome.host != owner:
             self.counts["misdelivered"] += 1
             self.violated(

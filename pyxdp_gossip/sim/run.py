@@ -35,6 +35,7 @@ class Result:
     faults: list[str]
     counts: dict[str, int]
     convergence_ms: list[float] = field(default_factory=list)
+    core_counts: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """The keys that others rely on, and more."""
@@ -56,6 +57,7 @@ class Result:
             "datagrams": self.counts.get("datagrams", 0),
             "faults": self.faults,
             "counts": self.counts,
+            "core_counts": self.core_counts,
         }
 
 
@@ -138,4 +140,5 @@ def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False)
     return Result(
         *(hosts, seed, seconds, pop.violations, nemesis.happened, dict(pop.counts)),
         [time / MS for time in pop.convergence],
+        pop.core_counts(),
     )

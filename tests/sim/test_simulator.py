@@ -21,9 +21,10 @@ from pyxdp_gossip.gossip.sealing import ReplayWindow
 from pyxdp_gossip.sim.host import DIGEST_BUCKETS, Host, key_of, record
 from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS
-from pyxdp_gossip.sim.pop import Pop
+from pyxdp_gossip.sim.pop import REUSE_AFTER, REUSE_SOON, Pop
 from pyxdp_gossip.sim.run import simulate
 from pyxdp_gossip.sim.watch import WatchedLog
+from pyxdp_gossip.timing import Timing
 
 
 def pop_of(count: int) -> Pop:
@@ -328,6 +329,30 @@ def test_nobody_answers_for_a_socket_whose_agent_was_killed(half_open: bool) -> 
         pop.run_until(pop.now + 100 * MS)
     assert pop.violations == []
     assert pop.counts["packets_unowned"] == 0
+
+
+def test_a_port_is_used_again_at_once_unless_somebody_may_have_asked_for_it() -> None:
+    pop = pop_of(3)
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.close(1, linger=False)
+    assert pop.free_at[1] == pop.now + REUSE_SOON
+    pop.run_until(pop.now + 20 * MS)
+    pop.packet(1, pop.hosts[2])  # a late one: it is a miss
+    assert pop.free_at[1] == pop.now + REUSE_AFTER
+    assert pop.free_at[1] > pop.now + who_has_and_mark_ms(pop.timing) * MS
+
+
+def who_has_and_mark_ms(timing: Timing) -> int:
+    """How long a miss may make a host answer for a session."""
+    return timing.who_has_timeout_ms + timing.unowned_ms
+
+
+def test_the_result_has_the_counters_of_cores_that_were_killed_too() -> None:
+    pop = pop_of(2)
+    before = pop.core_counts()["datagrams_in"]
+    pop.hosts[1].kill_agent()
+    assert pop.core_counts()["datagrams_in"] == before > 0
 
 
 def test_rotations_leave_every_host_with_the_newest_key() -> None:
