@@ -62,6 +62,12 @@ def name_of(host: int) -> str:
     return str(address_of(host))
 
 
+@cache
+def host_at(name: str) -> int:
+    """Whose address this is."""
+    return int(IPv4Address(name)) - int(address_of(0))
+
+
 @dataclass
 class Host:
     """A host. `core` None: its agent does not run; `frozen`: it is not run; `up` False: crashed."""

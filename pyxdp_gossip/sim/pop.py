@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from random import Random
@@ -26,7 +26,7 @@ from pyxdp_gossip.gossip.events import (
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind, unpack_records
 from pyxdp_gossip.session import KernelView
 from pyxdp_gossip.sim.datapath import Datapath, told
-from pyxdp_gossip.sim.host import STATEMENTS, Host, client_of, name_of, record
+from pyxdp_gossip.sim.host import STATEMENTS, Host, client_of, host_at, name_of, record
 from pyxdp_gossip.sim.network import MS, Network
 from pyxdp_gossip.sim.shared_envelope import Reader
 from pyxdp_gossip.timing import Timing
@@ -179,12 +179,17 @@ class Pop:
         self.counts["bytes"] += len(data)
         if len(self.recorded) < RECORDED_MAX:
             self.recorded.append(data)
-        for host in self.hosts.values():
-            if host is source or not host.up or host.core is None:
-                continue
-            if destination is None or destination[0] == name_of(host.id):
+        for host in self._receivers(destination):
+            if host is not source and host.up and host.core is not None:
                 for time in self.network.arrivals(source.id, host.id, self.now):
                     self.at(time, partial(self.deliver, host, data, source.id))
+
+    def _receivers(self, destination: tuple[str, int] | None) -> Iterable[Host]:
+        """The group, or the host with this address."""
+        if destination is None:
+            return self.hosts.values()
+        host = self.hosts.get(host_at(destination[0]))
+        return () if host is None else (host,)
 
     def deliver(self, host: Host, data: bytes, source: int) -> None:
         """A datagram reaches a host's socket."""
