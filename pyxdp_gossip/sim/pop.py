@@ -40,6 +40,8 @@ VIOLATIONS_MAX = 20
 WATCHED = 0.25  # of the OPENs: how long they take to all tables
 QUESTIONS_MAX = 64
 AGAIN = 200 * MS  # a client's retransmission
+LATE = 3  # times as patient is an agent that was not run twice lately: LocalHealth
+SETTLE_STEP = 100 * MS
 IN_DOUBT = 0.01  # of the questions to a kernel
 
 
@@ -341,19 +343,33 @@ class Pop:
         if any(len(member.batches.missing) > 4096 for member in core._roster):
             self.violated(f"host {host.id} waits for more batches than anybody keeps")
 
+    def settle(self) -> None:
+        """Wait on while tables differ, but no longer than an agent that was late itself, and thus
+        patient with others, takes to see a death."""
+        limit = self.now + LATE * self.timing.death_ms * MS
+        while self.now < limit and not self.violations and self.differences():
+            self.counts["settled_late"] = 1
+            self.run_until(self.now + SETTLE_STEP)
+
     def check_tables(self) -> None:
         """After a quiet time every table says what the kernels say."""
-        running = [host for host in self.hosts.values() if host.runs]
-        clients = set(self.live) | set(self.free_at)
-        for host in running:
-            for client in sorted(clients):
+        for difference in self.differences():
+            self.violated(difference)
+
+    def differences(self) -> list[str]:
+        """Where a running host's table does not say what the kernels say."""
+        found = []
+        clients = sorted(set(self.live) | set(self.free_at))
+        for host in self.hosts.values():
+            for client in clients if host.runs else ():
                 entry = host.entry(client)
                 shown = None if entry is None or entry[1] or entry[0] == HOST_UNOWNED else entry[0]
                 if shown != self.live.get(client):
-                    self.violated(
+                    found.append(
                         f"host {host.id} has client {client} at {shown}, "
                         f"its socket is at {self.live.get(client)}"
                     )
+        return found
 
     def check_packets(self) -> None:
         """After a quiet time every host brings every session's packets to their owner, by its

@@ -134,6 +134,7 @@ def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False)
             pop.at(random.randint(START_MS, faults_end // MS - 100) * MS, nemesis.strike)
     pop.at(faults_end, nemesis.heal)
     pop.run_until(end)
+    pop.settle()
     if not pop.violations:
         pop.check_tables()
         pop.check_packets()

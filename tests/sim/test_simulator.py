@@ -109,6 +109,16 @@ def test_a_table_that_differs_from_the_kernels_at_the_end_is_a_violation() -> No
     assert "host 3 has client 1 at None" in pop.violations[0]
 
 
+def test_a_difference_that_never_heals_ends_the_wait() -> None:
+    pop = pop_of(3)
+    pop.live[1] = 1  # and yet no socket
+    before = pop.now
+    pop.settle()
+    assert pop.now - before >= 3 * pop.timing.death_ms * MS
+    pop.check_tables()
+    assert len(pop.violations) == 3
+
+
 class Planted:
     """A codec that does something wrong after each call."""
 

@@ -158,6 +158,7 @@ class GossipMachine(RuleBasedStateMachine):
         for client, owner in list(self.pop.live.items()):
             self.pop.acknowledge(client, self.pop.hosts[owner])
         self.pop.run_until(self.pop.now + (QUIET_MS + ROTATION_MS) * MS)
+        self.pop.settle()
         self.pop.check_tables()
         self.pop.check_packets()
         assert self.pop.violations == []
