@@ -144,6 +144,9 @@ class Asker:
         active = roster.active()
         if rnd is None or rnd.kernel_not_mine is None or not active <= rnd.denials.keys():
             return
+        if now >= rnd.expires_at:
+            # This agent was not run: what waited in its socket says how things were before.
+            return
         del self._rounds[number]
         view = roster.view()
         agreed = synced and roster.has_quorum(now)

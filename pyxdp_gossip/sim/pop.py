@@ -150,6 +150,7 @@ class Pop:
         if isinstance(event, ProbeWanted):
             self._probe(host, event)
         elif isinstance(event, AskKernel):
+            self.counts["asked"] += event.asker == host.id
             rows = unpack_records(event.questions, QUESTIONS_MAX)
             views = [self._view(host, client_of(row)) for row in rows]
             core.handle_event(KernelAnswer(event.asker, event.number, views), self.now)

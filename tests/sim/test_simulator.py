@@ -366,6 +366,24 @@ def test_the_result_has_the_counters_of_cores_that_were_killed_too() -> None:
     assert pop.core_counts()["datagrams_in"] == before > 0
 
 
+def test_answers_that_waited_in_a_frozen_agent_mark_nothing() -> None:
+    """They are from before it froze; since then somebody may have opened the session."""
+    pop = pop_of(3)
+    asker = pop.hosts[2]
+    pop.packet(1, asker)  # of a session that ended
+    while not pop.counts["asked"]:
+        pop.run_until(pop.now + MS // 10)
+    asker.frozen = True
+    pop.run_until(pop.now + 5000 * MS)
+    pop.network.blocked = {(1, 2)}  # as if its socket's buffer were full
+    pop.open(1, pop.hosts[1])
+    pop.run_until(pop.now + 20 * MS)
+    pop.thaw(asker)
+    pop.run_until(pop.now + 5 * MS)
+    pop.packet(1, asker)
+    assert pop.violations == []
+
+
 def test_rotations_leave_every_host_with_the_newest_key() -> None:
     pop = pop_of(4)
     nemesis = Nemesis(pop, pop.now + 2000 * MS)
