@@ -295,8 +295,10 @@ class Roster:
         member = self._members.get(accusation.host)
         if member is None or member.talks:
             return  # whom this host hears is not dead
-        # An adopted member's incarnation is unknown to whoever adopted it.
-        if accusation.incarnation not in (member.incarnation, 0) and member.incarnation:
+        # An adopted member's incarnation is unknown to whoever adopted it. Who missed a later start
+        # and its end accuses one that is over even more surely.
+        another = accusation.incarnation not in (member.incarnation, 0) and member.incarnation
+        if another and (member.state.active or accusation.incarnation > member.incarnation):
             return
         if member.state.active:
             member.accusers[accuser.host] = now

@@ -384,6 +384,27 @@ def test_answers_that_waited_in_a_frozen_agent_mark_nothing() -> None:
     assert pop.violations == []
 
 
+def test_who_missed_a_restart_and_the_leave_after_it_lets_the_host_go() -> None:
+    pop = pop_of(5)
+    gone = pop.hosts[1]
+    pop.open(1, gone)
+    pop.run_until(pop.now + 20 * MS)
+    pop.network.blocked = {(1, 3)}
+    gone.kill_agent()
+    pop.start_agent(gone)
+    pop.run_until(pop.now + 200 * MS)
+    pop.close(1, linger=False)
+    pop.leave(gone)
+    gone.up = False
+    pop.run_until(pop.now + 50 * MS)
+    pop.network.heal()
+    assert pop.hosts[3].owners.is_active(1)
+    pop.run_until(pop.now + 2000 * MS)
+    assert not pop.hosts[3].owners.is_active(1)
+    pop.check_tables()
+    assert pop.violations == []
+
+
 def test_rotations_leave_every_host_with_the_newest_key() -> None:
     pop = pop_of(4)
     nemesis = Nemesis(pop, pop.now + 2000 * MS)
