@@ -64,7 +64,7 @@ class Roster:
         self._probe_attempts = timing.probe_attempts
         self._dead_alone = timing.dead_alone_ms * NS_PER_MS
         self._grace = timing.linger_s * NS_PER_S
-        self._left_at: int | None = None
+        self._gone_at: int | None = None
         self._agreed = OncePerInterval(self._probe_interval, MEMBERS_MAX)
         self._check_at = FAR  # no member is due before; found anew whenever it is reached
 
@@ -87,10 +87,11 @@ class Roster:
     def has_quorum(self, now: int) -> bool:
         """Whether this host and its active members can speak for the POP.
 
-        They are at least two and more than half of all that did not leave; and nobody left a
-        moment ago, whose sockets may live on without an agent.
+        They are at least two and more than half of all that did not leave; and nobody left or
+        died a moment ago: sockets may live on without an agent, and a host that is cut off from
+        all others looks dead to them while the router still reaches it.
         """
-        if self._left_at is not None and now - self._left_at < self._grace:
+        if self._gone_at is not None and now - self._gone_at < self._grace:
             return False
         present = sum(member.state is not MemberState.LEFT for member in self)
         active = len(self.active())
@@ -201,8 +202,8 @@ class Roster:
         if after is None:
             return
         member.state = after
-        if after is MemberState.LEFT:
-            self._left_at = now
+        if after in (MemberState.LEFT, MemberState.DEAD):
+            self._gone_at = now
         member.acquit()
         self._probe_again(member, now)
         if before.active and not after.active:

@@ -405,6 +405,21 @@ def test_who_missed_a_restart_and_the_leave_after_it_lets_the_host_go() -> None:
     assert pop.violations == []
 
 
+def test_hosts_that_are_cut_off_from_one_do_not_answer_for_its_sessions() -> None:
+    """To the others it is dead; to the router it is not."""
+    pop = pop_of(6)
+    pop.open(1, pop.hosts[6])
+    pop.run_until(pop.now + 50 * MS)
+    pop.network.blocked = {pair for one in range(1, 6) for pair in ((one, 6), (6, one))}
+    for _ in range(20):
+        pop.packet(1, pop.hosts[4])
+        pop.run_until(pop.now + 100 * MS)
+    assert not pop.hosts[4].owners.is_active(6)
+    pop.network.heal()
+    pop.packet(1, pop.hosts[4])
+    assert pop.violations == []
+
+
 def test_rotations_leave_every_host_with_the_newest_key() -> None:
     pop = pop_of(4)
     nemesis = Nemesis(pop, pop.now + 2000 * MS)
