@@ -17,7 +17,7 @@ from bench.gossip_pop import HostView
 
 BURST: Final = 64  # keys of one look; more would share a time that is exact for the first
 LOOK_MAX: Final = 512  # keys of one host in a turn: the watcher must not take the agents' time
-GIVE_UP_NS: Final = 3_000_000_000  # nothing new for so long after the last one was accepted
+GIVE_UP_NS: Final = 10_000_000_000  # nothing new for so long after the last one was accepted
 
 
 @contextmanager
