@@ -45,8 +45,9 @@ def pair(
     left_address, right_address, group, prefix = FAMILIES[request.param]
     left, right = netns("l"), netns("r")
     veth(left, "l0", right, "r0")
-    left.ip(f"addr add {left_address}{prefix} dev l0")
-    right.ip(f"addr add {right_address}{prefix} dev r0")
+    # Without duplicate address detection an IPv6 address is there to bind to at once.
+    left.ip(f"addr add {left_address}{prefix} dev l0 nodad")
+    right.ip(f"addr add {right_address}{prefix} dev r0 nodad")
     group_address = ip_address(group)
     with (
         left.run(GossipSocket, "l0", ip_address(left_address), group_address, PORT) as one,
