@@ -14,13 +14,13 @@ from bench.gossip_watch import Seen, Watch
 KEPT: Final = 8000  # open at once: two descriptors each, of 20,000
 SAMPLED_A_S: Final = 1000  # sessions watched: the watcher takes a tenth of a core
 LOOK_PAUSE_S: Final = 0.0002
-SINGLE_PAUSE_S: Final = 0.00002
+SINGLE_PAUSE_S: Final = 0.00005
 SINGLE_RATE: Final = 8  # a second: to the gossip each is the first event of an idle host
 HOW: Final = (
     "latency, loss: real connections to a real listener, over the host's loopback; the time before "
     "accept() until find_burst() hits in the pinned table of the last other host, seen by a "
     "process that looks every poll_p50 ms; host_*: of any other host. All agents share this "
-    "machine's cores with the opener and the watcher, which come first (SCHED_FIFO)."
+    "machine's cores with the watcher and the opener, which comes first (SCHED_FIFO)."
 )
 SLOWER: Final = 10
 MISSING_WAIT_S: Final = 30.0  # a machine under load, whose agents have to catch up first
@@ -64,7 +64,7 @@ def events_lost(pop: GossipPop, hosts: list[int]) -> int:
 
 
 def single_row(pop: GossipPop, effort: Effort) -> Row:
-    """The delay of an event at a host that was idle, looked for nearly without a pause."""
+    """The delay of an event at a host that was idle, looked for more often."""
     opener = pop.opener(1, effort.singles, SINGLE_RATE, KEPT)
     seen = watch(pop, [opener], sampled_a_s=SINGLE_RATE, pause_s=SINGLE_PAUSE_S, rate=SINGLE_RATE)
     opener.stop()

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,21 +13,9 @@ from bench.gossip_figures import Row, percentiles
 from bench.gossip_opener import NS_PER_MS, Opener
 from bench.gossip_pop import HostView
 
-BURST: Final = 64  # keys of one look; more would share a time that is exact for the first
-LOOK_MAX: Final = 512  # keys of one host in a turn: the watcher must not take the agents' time
+LOOK_MAX: Final = 64  # keys of one look at a table; the others wait for the next turn, so that a
+# watcher that is behind takes no more of the agents' time than one that is not
 GIVE_UP_NS: Final = 10_000_000_000  # nothing new for so long after the last one was accepted
-
-
-@contextmanager
-def before_others() -> Iterator[None]:
-    """The calling thread looks when it means to, not when the agents let it, if it may."""
-    with suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @dataclass(slots=True)
@@ -49,7 +35,7 @@ class Seen:
 
     Attributes:
         begun: of each of `last`: when the session was accepted, ns.
-        gaps: between two looks at one table: what the delays are exact to.
+        gaps: between two looks, ms: what the delays are exact to.
         missing: sessions that a host never had, or not before they were closed.
     """
 
@@ -86,7 +72,6 @@ class Watch:
         self._pause_s = pause_s
         self._next = [0] * len(self._openers)
         self._waiting: list[tuple[HostView, list[Awaited]]] = [(view, []) for view in views]
-        self._looked_at: dict[int, int] = {}
 
     def _take_in(self) -> bool:
         """Notes what was accepted; whether that was the last."""
@@ -108,23 +93,19 @@ class Watch:
 
     def _look(self, view: HostView, waiting: list[Awaited]) -> None:
         """Asks a host's table for sessions that it is to get, those behind next time."""
-        now = time.monotonic_ns()
-        if view.host in self._looked_at:
-            self.seen.gaps.append((now - self._looked_at[view.host]) / NS_PER_MS)
-        self._looked_at[view.host] = now
-        absent: list[Awaited] = []
         asked = waiting[:LOOK_MAX]
-        for start in range(0, len(asked), BURST):
-            part = asked[start : start + BURST]
-            found = view.table.find_burst(b"".join(one.key for one in part))
-            now = time.monotonic_ns()
-            for one, owner in zip(part, found, strict=True):
-                if owner == one.opener.host:
-                    self._note(one, now)
-                elif one.opener.has_closed(one.number):
-                    self.seen.missing += 1
-                else:
-                    absent.append(one)
+        if not asked:
+            return
+        found = view.table.find_burst(b"".join(one.key for one in asked))
+        now = time.monotonic_ns()
+        absent: list[Awaited] = []
+        for one, owner in zip(asked, found, strict=True):
+            if owner == one.opener.host:
+                self._note(one, now)
+            elif one.opener.has_closed(one.number):
+                self.seen.missing += 1
+            else:
+                absent.append(one)
         waiting[:] = waiting[LOOK_MAX:] + absent
 
     def _note(self, one: Awaited, now: int) -> None:
@@ -139,8 +120,7 @@ class Watch:
         """Until every session is everywhere, or nothing new comes any more."""
         gc.disable()  # a collection is a gap
         try:
-            with before_others():
-                self._run()
+            self._run()
         finally:
             gc.enable()
         self.seen.missing += sum(len(waiting) for _, waiting in self._waiting)
@@ -148,13 +128,16 @@ class Watch:
 
     def _run(self) -> None:
         got, quiet_since = 0, time.monotonic_ns()
+        looked_at = quiet_since
         while True:
             done = self._take_in()
             for view, waiting in self._waiting:
                 self._look(view, waiting)
+            now = time.monotonic_ns()
+            self.seen.gaps.append((now - looked_at) / NS_PER_MS)
+            looked_at = now
             if done and not any(waiting for _, waiting in self._waiting):
                 return
-            now = time.monotonic_ns()
             if len(self.seen.delays) != got or not done:
                 got, quiet_since = len(self.seen.delays), now
             elif now - quiet_since > GIVE_UP_NS:
