@@ -26,7 +26,6 @@ DETAILS = {  # for the file: a terminal is not that wide
     *("queues", "frame_len", "theirs_min", "theirs_max", "ratio_min", "ratio_max", "offered"),
     *("paced_mpps", "paced_offered", "paced_entered", "paced_returned", "theirs_lost_inside"),
     *("plane", "own_percent", "cpu_us", "theirs_cpu_us", "cpu_ns", "theirs_cpu_ns"),
-    *gossip_figures.DETAILS,
 }
 WIDTH = 120  # for output that goes to a file or a pipe
 PROSE = ("note", "bound_by", "how")  # sentences: below the table, once
@@ -37,6 +36,8 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=name)
     keys = [key for row in rows for key in row if key not in PROSE and key not in DETAILS]
     keys = list(dict.fromkeys(keys))
+    if name == "gossip":  # each of its parts has keys of its own
+        keys = [key for key in gossip_figures.SHOWN if key in keys]
     for key in keys:
         table.add_column(key, justify="right")
     for row in rows:

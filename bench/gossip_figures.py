@@ -10,21 +10,8 @@ from typing import Any, Final
 
 Row = dict[str, Any]
 
-DETAILS: Final = frozenset(
-    (
-        *(
-            "closes",
-            "records_a_section",
-            "records_a_datagram",
-            "per_wall_s",
-            "unseen",
-            "lost",
-            "load",
-        ),
-        *("host_p50", "host_p99", "host_p999", "host_max", "poll_p50", "poll_p99", "asked_a_s"),
-    )
-)
-"""Keys of rows that are for the file alone: a terminal is not that wide."""
+SHOWN: Final = ("what", "case", "value", "unit", "target", "p50", "p99", "p999", "max")
+"""Keys of rows that are for a terminal; the file has all."""
 SHARES: Final = (("p50", 0.50), ("p99", 0.99), ("p999", 0.999), ("max", 1.0))
 
 

@@ -15,6 +15,7 @@ from pyxdp_gossip.popbox import Box, names
 
 CLIENTS: Final = IPv4Address("10.77.0.0")  # the first of all; each host has its own, over loopback
 CLIENTS_A_HOST: Final = 32 << 8
+CLIENTS_A_RUN: Final = 32
 PORTS: Final = 50_000  # of one client address, from FIRST_PORT: as in opener.c
 FIRST_PORT: Final = 1024
 WORD_BYTES: Final = 8
@@ -42,10 +43,15 @@ class Opener:
 
     def __init__(self, box: Box, host: int, count: int, rate: int, keep: int) -> None:
         self.host, self.count, self.keep = host, count, keep
-        name = f"opener-{next(_numbers)}"
+        number = next(_numbers)
+        name = f"opener-{number}"
+        # Clients of its own: what an earlier one left in a table must not be taken for a hit.
+        self._client = first_client(host) + number * CLIENTS_A_RUN % CLIENTS_A_HOST
+        if count > CLIENTS_A_RUN * PORTS:
+            raise ValueError(f"{count} connections: at most {CLIENTS_A_RUN * PORTS}")
         path = box.host_folder(host) / f"{name}.times"
         path.write_bytes(bytes(WORD_BYTES * (HEAD + count)))
-        words = [path, count, rate, keep, names.VIP4, names.VIP_PORT, first_client(host)]
+        words = [path, count, rate, keep, names.VIP4, names.VIP_PORT, self._client]
         argv = [str(programs.opener()), *map(str, words)]
         self._process = box.start_on_host(host, name, argv, piped=True)
         with path.open("r+b") as file:
@@ -83,11 +89,15 @@ class Opener:
         """Connections a second from the first to the last: a busy machine falls behind."""
         return (self.count - 1) * NS_PER_S / (self.at(self.count - 1) - self.at(0))
 
+    def has_closed(self, number: int) -> bool:
+        """Whether a later connection took its place."""
+        return self.opened > number + self.keep
+
     def at(self, number: int) -> int:
         """When connection `number` was about to be accepted, ns of the monotonic clock."""
         return int(self._words[HEAD + number])
 
     def key(self, number: int) -> bytes:
         """Its key in the session tables."""
-        client = first_client(self.host) + number // PORTS
+        client = self._client + number // PORTS
         return pack_key4(client.packed, FIRST_PORT + number % PORTS, 0)

@@ -46,6 +46,9 @@ SOURCE: Final = slice(26, 30)
 UDP_AT: Final = 34
 TYPE_AT: Final = 43
 BATCH_AT: Final = 1000  # a frame that is longer is no heartbeat
+ORDINARY: Final = frozenset(
+    ("datagrams_in", "bytes_in", "datagrams_out", "bytes_out", "batches_received")
+)
 HOW_STREAM: Final = (
     "end_to_end: a real agent on one core (its CPU time by its cgroup: sockets, seals, records, "
     "timers) takes in sealed datagrams of opens and closes over a veth. The sender, on the other "
@@ -166,6 +169,14 @@ def sending(records: int) -> Iterator[tuple[GossipPop, Sender]]:
             yield pop, sender
 
 
+def refused(pop: GossipPop) -> dict[str, int]:
+    """The receiver's count of records that it applied, and of all that did not become one."""
+    stats = pop.box.agent_stats(RECEIVER)
+    gossip, sockets = stats["gossip"], stats["socket"]
+    counted = {name: count for name, count in gossip.items() if name not in ORDINARY}
+    return {**counted, "overflowed": sockets["overflowed"]}
+
+
 def end_to_end(effort: Effort, _seed: int) -> list[Row]:
     """Records a second that one core takes in, from the socket to the table."""
     cpus = sorted(os.sched_getaffinity(0))
@@ -173,13 +184,15 @@ def end_to_end(effort: Effort, _seed: int) -> list[Row]:
         pop.pin(RECEIVER, cpus[-1])
         os.sched_setaffinity(0, {cpus[0]})
         try:
-            applied = pop.counters(RECEIVER)["records_applied"]
+            before = refused(pop)
             begin_us, begin = pop.cpu_us(RECEIVER), time.monotonic()
             sender.send()
             wall_s, cpu_us = time.monotonic() - begin, pop.cpu_us(RECEIVER) - begin_us
         finally:
             os.sched_setaffinity(0, set(cpus))
-        applied = pop.counters(RECEIVER)["records_applied"] - applied
+        after = refused(pop)
+    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    applied = grown.pop("records_applied", 0)
     records = len(sender.datagrams) * FULL
     return [
         row(
@@ -188,6 +201,7 @@ def end_to_end(effort: Effort, _seed: int) -> list[Row]:
             cpu_us_per_datagram=round(cpu_us / len(sender.datagrams), 1),
             records_a_datagram=FULL,
             lost=records - applied,
+            lost_by=grown,
             how=HOW_STREAM,
         )
     ]

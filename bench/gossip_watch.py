@@ -13,16 +13,18 @@ from bench.gossip_figures import Row, percentiles
 from bench.gossip_opener import NS_PER_MS, Opener
 from bench.gossip_pop import HostView
 
-BURST: Final = 64  # keys of one look; more would share a time that is exact for the first
-GIVE_UP_NS: Final = 3_000_000_000  # nothing new for so long after the last one was accepted
+LOOK_MAX: Final = 64  # keys of one look at a table; the others wait for the next turn, so that a
+# watcher that is behind takes no more of the agents' time than one that is not
+GIVE_UP_NS: Final = 10_000_000_000  # nothing new for so long after the last one was accepted
 
 
 @dataclass(slots=True)
 class Awaited:
     """A session that was accepted; `left` hosts do not have it yet."""
 
+    opener: Opener
+    number: int
     key: bytes
-    owner: int
     accepted_at: int
     left: int
 
@@ -33,7 +35,7 @@ class Seen:
 
     Attributes:
         begun: of each of `last`: when the session was accepted, ns.
-        gaps: between two looks at one table: what the delays are exact to.
+        gaps: between two looks, ms: what the delays are exact to.
         missing: sessions that a host never had, or not before they were closed.
     """
 
@@ -58,7 +60,7 @@ class Watch:
         views: of the hosts whose tables are looked at; an owner's own is left out.
         openers: whose sessions are looked for.
         every: only each so-many-th session, so that the watcher takes little of the machine.
-        pause_s: between two looks at all tables; 0: none.
+        pause_s: between two looks at all tables; more than 0, or it would starve a core.
     """
 
     def __init__(
@@ -70,7 +72,6 @@ class Watch:
         self._pause_s = pause_s
         self._next = [0] * len(self._openers)
         self._waiting: list[tuple[HostView, list[Awaited]]] = [(view, []) for view in views]
-        self._looked_at: dict[int, int] = {}
 
     def _take_in(self) -> bool:
         """Notes what was accepted; whether that was the last."""
@@ -86,27 +87,26 @@ class Watch:
 
     def _await(self, opener: Opener, number: int) -> None:
         others = [waiting for view, waiting in self._waiting if view.host != opener.host]
-        awaited = Awaited(opener.key(number), opener.host, opener.at(number), len(others))
+        awaited = Awaited(opener, number, opener.key(number), opener.at(number), len(others))
         for waiting in others:
             waiting.append(awaited)
 
     def _look(self, view: HostView, waiting: list[Awaited]) -> None:
-        """Asks a host's table for all sessions that it is to get."""
+        """Asks a host's table for sessions that it is to get, those behind next time."""
+        asked = waiting[:LOOK_MAX]
+        if not asked:
+            return
+        found = view.table.find_burst(b"".join(one.key for one in asked))
         now = time.monotonic_ns()
-        if view.host in self._looked_at:
-            self.seen.gaps.append((now - self._looked_at[view.host]) / NS_PER_MS)
-        self._looked_at[view.host] = now
         absent: list[Awaited] = []
-        for start in range(0, len(waiting), BURST):
-            part = waiting[start : start + BURST]
-            found = view.table.find_burst(b"".join(one.key for one in part))
-            now = time.monotonic_ns()
-            for one, owner in zip(part, found, strict=True):
-                if owner == one.owner:
-                    self._note(one, now)
-                else:
-                    absent.append(one)
-        waiting[:] = absent
+        for one, owner in zip(asked, found, strict=True):
+            if owner == one.opener.host:
+                self._note(one, now)
+            elif one.opener.has_closed(one.number):
+                self.seen.missing += 1
+            else:
+                absent.append(one)
+        waiting[:] = waiting[LOOK_MAX:] + absent
 
     def _note(self, one: Awaited, now: int) -> None:
         delay = (now - one.accepted_at) / NS_PER_MS
@@ -123,23 +123,25 @@ class Watch:
             self._run()
         finally:
             gc.enable()
-        self.seen.missing = sum(len(waiting) for _, waiting in self._waiting)
+        self.seen.missing += sum(len(waiting) for _, waiting in self._waiting)
         return self.seen
 
     def _run(self) -> None:
         got, quiet_since = 0, time.monotonic_ns()
+        looked_at = quiet_since
         while True:
             done = self._take_in()
             for view, waiting in self._waiting:
                 self._look(view, waiting)
+            now = time.monotonic_ns()
+            self.seen.gaps.append((now - looked_at) / NS_PER_MS)
+            looked_at = now
             if done and not any(waiting for _, waiting in self._waiting):
                 return
-            now = time.monotonic_ns()
             if len(self.seen.delays) != got or not done:
                 got, quiet_since = len(self.seen.delays), now
             elif now - quiet_since > GIVE_UP_NS:
                 return
             for opener in self._openers:
                 opener.check()
-            if self._pause_s:
-                time.sleep(self._pause_s)
+            time.sleep(self._pause_s)

@@ -100,7 +100,7 @@ GOSSIP_ROWS = {
     "encode": ["10 M/s", "10 M/s"],
     "end_to_end": ["5 M/s"],
     "wire_bytes": ["<= 9.5"],
-    "latency": ["p99 <= 3 ms", "p99 <= 3 ms", "median <= 0.5 ms"],
+    "latency": [*["p99 <= 3 ms"] * 3, "median <= 0.5 ms"],
     "loss": ["p99.9 <= 25 ms, nothing missing", "nothing missing after it ends"],
     "death": ["median <= 500 ms, p99 <= 800 ms", "0"],
     "join": ["<= 0.4 s"],
