@@ -22,6 +22,7 @@ from pyxdp_gossip.gossip.events import (
     ProbeAnswered,
     ProbeWanted,
     SocketEvents,
+    Synced,
 )
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind, unpack_records
 from pyxdp_gossip.session import KernelView
@@ -149,6 +150,8 @@ class Pop:
     def _on_event(self, host: Host, core: GossipCore, event: OutgoingEvent) -> None:
         if isinstance(event, ProbeWanted):
             self._probe(host, event)
+        elif isinstance(event, Synced):
+            self.counts["partial" if event.partial else "synced"] += 1
         elif isinstance(event, AskKernel):
             self.counts["asked"] += event.asker == host.id
             rows = unpack_records(event.questions, QUESTIONS_MAX)
