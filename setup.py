@@ -122,8 +122,10 @@ NATIVE = Extension(
         "-Wall",
         "-Wextra",
         "-fno-strict-aliasing",
+        "-flto",  # codec, merge and table are one loop: a third faster as one piece
         *os.environ.get("XG_CFLAGS", "").split(),
     ],
+    extra_link_args=["-flto"],
 )
 
 RINGS = Extension(

@@ -8,12 +8,14 @@
 
 #include "record_codec.h"
 
-/* A session on its way: what the table shows of it. */
+/* A session on its way: what the table shows of it. Its slot is good until something is shown. */
 struct view {
 	const struct xg_tables *tables;
 	struct xg_session_table *table;
 	const struct xg_owner_state *owners;
-	struct xg_statement shown;	/* kind 0: nothing */
+	const struct xg_session_id *session;
+	struct xg_statement shown;	/* kind 0: nothing; `session` is not filled in */
+	__u32 slot;
 	bool is_current;	/* of its owner's present epoch: what the digest counts */
 };
 
@@ -26,12 +28,13 @@ static void look(struct view *v, const struct xg_tables *tables,
 	v->tables = tables;
 	v->table = xg_table_of(tables, session->family);
 	v->owners = xg_session_table_owners(v->table);
+	v->session = session;
+	v->slot = xg_session_table_locate(v->table, session->key, session->hash);
 	v->shown.kind = 0;
 	v->is_current = false;
-	if (xg_session_table_get_hashed(v->table, session->key, session->hash, &meta, &cold) < 0 ||
+	if (xg_session_table_get_at(v->table, v->slot, &meta, &cold) < 0 ||
 	    xg_meta_owner(meta) == XG_HOST_UNOWNED)
 		return;
-	v->shown.session = *session;
 	v->shown.owner = xg_meta_owner(meta);
 	v->shown.kind = xg_meta_flags(meta) & XG_META_LINGER ? XG_SAID_LINGER : XG_SAID_OPEN;
 	v->shown.clock = cold.opened_at;
@@ -50,12 +53,13 @@ static int show(const struct view *v, const struct xg_statement *s)
 		.now_ms = s->now_ms,
 	};
 
-	return xg_session_table_put_hashed(v->table, s->session.key, s->session.hash, &claim);
+	return xg_session_table_put_at(v->table, v->slot, v->session->key, v->session->hash,
+				       &claim);
 }
 
-static void hide(const struct view *v, const struct xg_session_id *session)
+static void hide(const struct view *v)
 {
-	xg_session_table_remove_hashed(v->table, session->key, session->hash);
+	xg_session_table_remove_at(v->table, v->slot, v->session->key, v->session->hash);
 }
 
 /* Keep what the table does not show. Without room it is no longer part of the digest. */
@@ -63,6 +67,15 @@ static void keep(const struct view *v, const struct xg_statement *s)
 {
 	if (xg_ledger_keep(v->tables->ledger, s) < 0 && s->kind == XG_SAID_OPEN)
 		xg_ledger_count(v->tables->ledger, s->owner, &s->session, false);
+}
+
+/* Keep what the table showed until now, if it counts. */
+static void keep_shown(struct view *v)
+{
+	if (!v->shown.kind || !v->is_current)
+		return;
+	v->shown.session = *v->session;
+	keep(v, &v->shown);
 }
 
 /* Show the best of what the ledger has, if the table shows nothing, or something lower. */
@@ -81,8 +94,7 @@ static void promote(const struct view *v, const struct xg_session_id *session)
 	if (show(&now, &won) < 0)
 		return;
 	xg_ledger_remove(v->tables->ledger, best);
-	if (now.shown.kind && now.is_current)
-		keep(&now, &now.shown);
+	keep_shown(&now);
 }
 
 static bool is_later(const struct xg_statement *s, const struct xg_statement *before)
@@ -127,7 +139,7 @@ static enum xg_outcome enter_end(struct view *v, const struct xg_statement *s,
 			xg_ledger_remove(v->tables->ledger, before);
 	}
 	if (was_shown)
-		hide(v, &s->session);
+		hide(v);
 	if (keep_closed)
 		keep(v, &closed);
 	if (was_shown)
@@ -137,7 +149,7 @@ static enum xg_outcome enter_end(struct view *v, const struct xg_statement *s,
 
 /* An OPEN or LINGER takes the place of its owner's statement before. */
 static enum xg_outcome enter_shown(struct view *v, const struct xg_statement *s,
-				   struct xg_statement *before, __u16 *winner)
+				   struct xg_statement *before)
 {
 	struct xg_statement merged = *s;
 	bool was_shown = v->shown.kind && v->shown.owner == s->owner;
@@ -151,35 +163,38 @@ static enum xg_outcome enter_shown(struct view *v, const struct xg_statement *s,
 		xg_ledger_remove(v->tables->ledger, before);
 	if (v->shown.kind && !was_shown && !xg_statement_outranks(&merged, &v->shown)) {
 		keep(v, &merged);
-		if (winner)
-			*winner = v->shown.owner;
 		return XG_LOST;
 	}
 	if (show(v, &merged) < 0) {
 		keep(v, &merged);
 		return XG_REFUSED;
 	}
-	if (v->shown.kind && !was_shown && v->is_current)
-		keep(v, &v->shown);
+	if (!was_shown)
+		keep_shown(v);
 	promote(v, &s->session);
 	return XG_ENTERED;
 }
 
-enum xg_outcome xg_enter(const struct xg_tables *tables, const struct xg_statement *s, bool own,
-			 bool keep_closed, __u16 *winner)
+struct xg_entered xg_enter(const struct xg_tables *tables, const struct xg_statement *s, bool own,
+			   bool keep_closed)
 {
+	struct xg_entered entered;
 	struct xg_statement *before;
 	struct view v;
 
 	look(&v, tables, &s->session);
 	before = before_this(&v, s);
+	entered.shown = v.shown.kind ? v.shown.owner : XG_HOST_UNOWNED;
+	entered.said = before ? before->kind : 0;
 	if (before && !own && !is_later(s, before)) {
 		raise_clock(&v, before, s->clock);
-		return XG_STALE;
+		entered.outcome = XG_STALE;
+	} else if (s->kind == XG_SAID_CLOSED) {
+		entered.outcome = enter_end(&v, s, before, keep_closed);
+	} else {
+		entered.outcome = enter_shown(&v, s, before);
 	}
-	if (s->kind == XG_SAID_CLOSED)
-		return enter_end(&v, s, before, keep_closed);
-	return enter_shown(&v, s, before, winner);
+	return entered;
 }
 
 __u8 xg_said(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner)

@@ -31,13 +31,18 @@ static inline struct xg_session_table *xg_table_of(const struct xg_tables *table
 	return family == 4 ? tables->v4 : tables->v6;
 }
 
+struct xg_entered {
+	enum xg_outcome outcome;
+	__u16 shown;	/* whose the session was by the table before, or XG_HOST_UNOWNED */
+	__u8 said;	/* xg_said() of the statement's owner, before */
+};
+
 /*
  * Enter one statement. `own`: it is this host's, which speaks in order, so the last one counts.
- * `keep_closed`: keep a CLOSED one, for an older OPEN of its owner may still come. `winner`,
- * if not NULL: the owner that the table shows after XG_LOST.
+ * `keep_closed`: keep a CLOSED one, for an older OPEN of its owner may still come.
  */
-enum xg_outcome xg_enter(const struct xg_tables *tables, const struct xg_statement *statement,
-			 bool own, bool keep_closed, __u16 *winner);
+struct xg_entered xg_enter(const struct xg_tables *tables, const struct xg_statement *statement,
+			   bool own, bool keep_closed);
 
 /* What an owner says of a session in its present epoch: 0 (nothing) or its kind. */
 __u8 xg_said(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner);

@@ -20,34 +20,42 @@ struct applier {
 	__u8 kind;	/* enum xg_statement_kind */
 };
 
-/* A record, read: its session in two forms. Slot XG_SERVICE_UNKNOWN: its service is not ours. */
+/* A record, read. Slot XG_SERVICE_UNKNOWN: its service is not ours. */
 struct record {
-	struct xg_event event;	/* in the form of a claim */
-	struct xg_session_id session;
+	struct xg_statement statement;
+	const __u8 *bytes;
+	__u16 slot;
 };
 
 /* Ours is the newer OPEN: let the caller say so again. */
 static void note_rival(struct applier *a, const struct record *record)
 {
-	if (a->result->rivals == XG_RIVALS_MAX)
+	struct xg_event *rival;
+	size_t address_len = a->family == 4 ? 4 : 16;
+
+	if (a->result->rivals == XG_RIVALS_MAX) {
 		a->result->rivals_dropped++;
-	else
-		a->rivals[a->result->rivals++] = record->event;
+		return;
+	}
+	rival = &a->rivals[a->result->rivals++];
+	memset(rival, 0, sizeof(*rival));
+	rival->kind = XG_EVENT_CLAIM;
+	rival->family = (__u8)a->family;
+	rival->slot = record->slot;
+	memcpy(rival->address, record->bytes, address_len);
+	memcpy(&rival->port_be, record->bytes + address_len, sizeof(rival->port_be));
 }
 
 static void enter(struct applier *a, const struct record *record)
 {
-	struct xg_statement statement = {
-		.session = record->session,
-		.owner = a->section->sender,
-		.kind = a->kind,
-		.clock = a->kind == XG_SAID_OPEN ? a->moment->clock : 0,
-		.position = a->moment->position,
-		.now_ms = a->moment->now_ms,
-	};
-	__u16 winner = XG_HOST_UNOWNED;
+	struct xg_entered entered;
 
-	switch (xg_enter(a->tables, &statement, false, a->section->keep_closed, &winner)) {
+	if (record->slot == XG_SERVICE_UNKNOWN) {
+		a->result->unknown_service++;
+		return;
+	}
+	entered = xg_enter(a->tables, &record->statement, false, a->section->keep_closed);
+	switch (entered.outcome) {
 	case XG_ENTERED:
 		a->result->applied++;
 		break;
@@ -57,7 +65,7 @@ static void enter(struct applier *a, const struct record *record)
 	case XG_LOST:
 		a->result->lost_conflicts++;
 		/* What an OPEN lost against is open, too. */
-		if (winner == a->own_host && a->kind == XG_SAID_OPEN)
+		if (entered.shown == a->own_host && a->kind == XG_SAID_OPEN)
 			note_rival(a, record);
 		break;
 	case XG_REFUSED:
@@ -69,19 +77,23 @@ static void enter(struct applier *a, const struct record *record)
 /* Read one record, and start its session's cache misses. */
 static void read_record(const struct applier *a, const __u8 *bytes, struct record *record)
 {
-	size_t address_len = a->family == 4 ? 4 : 16;
-	size_t index = (size_t)bytes[address_len + 2] << 8 | bytes[address_len + 3];
-	__u16 slot = XG_SERVICE_UNKNOWN;
+	size_t index_at = a->family == 4 ? 6 : 18;
+	size_t index = (size_t)bytes[index_at] << 8 | bytes[index_at + 1];
+	struct xg_statement *s = &record->statement;
 
+	record->bytes = bytes;
+	record->slot = XG_SERVICE_UNKNOWN;
 	if (index < a->section->translation_count)
-		memcpy(&slot, a->section->translation + index * sizeof(slot), sizeof(slot));
-	memset(&record->event, 0, sizeof(record->event));
-	record->event.kind = XG_EVENT_CLAIM;
-	record->event.family = (__u8)a->family;
-	record->event.slot = slot;
-	memcpy(record->event.address, bytes, address_len);
-	memcpy(&record->event.port_be, bytes + address_len, sizeof(record->event.port_be));
-	xg_session_prepare(a->tables, &record->event, &record->session);
+		memcpy(&record->slot, a->section->translation + index * sizeof(record->slot),
+		       sizeof(record->slot));
+	xg_record_read(s->session.key, bytes, a->family, record->slot);
+	s->session.family = a->family;
+	xg_session_prepare(a->tables, &s->session);
+	s->owner = a->section->sender;
+	s->kind = a->kind;
+	s->clock = a->kind == XG_SAID_OPEN ? a->moment->clock : 0;
+	s->position = a->moment->position;
+	s->now_ms = a->moment->now_ms;
 }
 
 static int family_of_kind(__u8 kind)
@@ -114,17 +126,19 @@ static __u8 statement_of_kind(__u8 kind)
 	}
 }
 
-static void apply_group(struct applier *a, const __u8 *bytes, size_t count, size_t step)
+static void apply_all(struct applier *a, const __u8 *bytes, size_t count, size_t step)
 {
-	struct record records[XG_GROUP];
+	struct record records[XG_AHEAD];
 
-	for (size_t i = 0; i < count; i++) /* start all misses before waiting on any */
-		read_record(a, bytes + i * step, &records[i]);
-	for (size_t i = 0; i < count; i++) {
-		if (records[i].event.slot == XG_SERVICE_UNKNOWN)
-			a->result->unknown_service++;
-		else
-			enter(a, &records[i]);
+	for (size_t next = 0, done = 0; done < count;) {
+		if (next == count || next == done + XG_AHEAD) {
+			enter(a, &records[done % XG_AHEAD]);
+			done++;
+		}
+		if (next < count) {
+			read_record(a, bytes + next * step, &records[next % XG_AHEAD]);
+			next++;
+		}
 	}
 }
 
@@ -151,8 +165,6 @@ int xg_apply(struct xg_tables tables, __u16 own_host, const struct xg_section *s
 		return -EINVAL;
 	if (section->len % step)
 		return -EBADMSG;
-	for (size_t at = 0; at < count; at += XG_GROUP)
-		apply_group(&a, section->body + at * step,
-			    count - at < XG_GROUP ? count - at : XG_GROUP, step);
+	apply_all(&a, section->body, count, step);
 	return 0;
 }

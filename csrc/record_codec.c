@@ -11,11 +11,6 @@
 
 /* ---- records and keys ---- */
 
-static size_t record_len(int family)
-{
-	return family == 4 ? XG_RECORD4_LEN : XG_RECORD6_LEN;
-}
-
 void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event)
 {
 	struct xg_key4 key4 = { .port_be = event->port_be, .slot = event->slot };
@@ -31,50 +26,12 @@ void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event)
 	}
 }
 
-void xg_session_prepare(const struct xg_tables *tables, const struct xg_event *event,
-			struct xg_session_id *session)
+void xg_session_prepare(const struct xg_tables *tables, struct xg_session_id *session)
 {
-	const struct xg_session_table *table = xg_table_of(tables, event->family);
+	const struct xg_session_table *table = xg_table_of(tables, session->family);
 
-	xg_session_key(session->key, event);
-	session->family = event->family;
 	session->hash = xg_session_table_hash(table, session->key);
 	xg_session_table_prefetch(table, session->hash);
-}
-
-void xg_record_write(__u8 *out, const __u64 *key, int family)
-{
-	struct xg_key4 key4;
-	struct xg_key6 key6;
-	__u16 slot;
-
-	if (family == 4) {
-		memcpy(&key4, key, sizeof(key4));
-		memcpy(out, &key4, 6);
-		slot = key4.slot;
-	} else {
-		memcpy(&key6, key, sizeof(key6));
-		memcpy(out, &key6, 18);
-		slot = key6.slot;
-	}
-	out[record_len(family) - 2] = (__u8)(slot >> 8);
-	out[record_len(family) - 1] = (__u8)slot;
-}
-
-static void section_header_write(__u8 *out, __u8 kind, size_t len)
-{
-	out[0] = kind;
-	out[1] = 0;
-	out[2] = (__u8)(len >> 8);
-	out[3] = (__u8)len;
-}
-
-/* Records of one section that fit into `budget` bytes, its header counted. */
-static size_t records_that_fit(int family, size_t budget)
-{
-	size_t room = budget > XG_SECTION_HEADER_LEN ? budget - XG_SECTION_HEADER_LEN : 0;
-
-	return (room < UINT16_MAX ? room : UINT16_MAX) / record_len(family);
 }
 
 /* ---- the batch ---- */
@@ -85,25 +42,25 @@ enum ending { ENDING_NONE, ENDING_CLOSE, ENDING_LINGER };
  * one is open. */
 struct pending {
 	struct xg_session_id session;
-	__u16 next;	/* in its chain, or XG_BATCH_MAX */
+	__u16 next;	/* in its chain, or NO_ITEM */
 	__u8 ending;	/* enum ending */
 	__u8 open;
 	__u8 known;	/* the others may have an entry of ours from before */
 };
 
+#define NO_ITEM 0xffff
 #define XG_BATCH_CHAINS 512	/* twice as many as sessions, so that chains are short */
 
 struct xg_batch {
 	unsigned int count;
-	__u16 chains[XG_BATCH_CHAINS];	/* by the session's hash: the first item, or XG_BATCH_MAX */
+	__u16 chains[XG_BATCH_CHAINS];	/* by the session's hash: the first item, or NO_ITEM */
 	struct pending items[XG_BATCH_MAX];
 	struct xg_batch_counts counts;
 };
 
 static void clear_chains(struct xg_batch *batch)
 {
-	for (size_t i = 0; i < XG_BATCH_CHAINS; i++)
-		batch->chains[i] = XG_BATCH_MAX;
+	memset(batch->chains, 0xff, sizeof(batch->chains));	/* NO_ITEM */
 }
 
 int xg_batch_create(struct xg_batch **batch)
@@ -137,7 +94,7 @@ static __u16 *chain_of(struct xg_batch *batch, const struct xg_session_id *sessi
 
 static struct pending *batch_find(struct xg_batch *batch, const struct xg_session_id *session)
 {
-	for (__u16 i = *chain_of(batch, session); i != XG_BATCH_MAX; i = batch->items[i].next) {
+	for (__u16 i = *chain_of(batch, session); i != NO_ITEM; i = batch->items[i].next) {
 		const struct xg_session_id *other = &batch->items[i].session;
 
 		if (other->family == session->family &&
@@ -198,7 +155,7 @@ struct absorber {
 	struct pending *item;	/* of that session, or NULL */
 };
 
-static enum xg_outcome say(const struct absorber *a, __u8 kind, __u64 clock)
+static struct xg_entered say(const struct absorber *a, __u8 kind, __u64 clock)
 {
 	struct xg_statement statement = {
 		.session = *a->session,
@@ -209,27 +166,29 @@ static enum xg_outcome say(const struct absorber *a, __u8 kind, __u64 clock)
 		.now_ms = a->moment->now_ms,
 	};
 
-	return xg_enter(a->tables, &statement, true, false, NULL);
+	return xg_enter(a->tables, &statement, true, false);
 }
 
 static void absorb_open(struct absorber *a, __u8 kind)
 {
-	__u8 said = xg_said(a->tables, a->session, a->own_host);
+	struct xg_entered entered;
 	bool refused;
 
 	/* A TIME_WAIT socket is known to the kernel too, but will never close again: a claim of
 	 * it must not bring the session back to life. */
-	if (kind == XG_EVENT_CLAIM && said == XG_SAID_LINGER) {
+	if (kind == XG_EVENT_CLAIM &&
+	    xg_said(a->tables, a->session, a->own_host) == XG_SAID_LINGER) {
 		a->batch->counts.ignored++;
 		return;
 	}
-	refused = say(a, XG_SAID_OPEN, a->moment->clock) == XG_REFUSED;
+	entered = say(a, XG_SAID_OPEN, a->moment->clock);
+	refused = entered.outcome == XG_REFUSED;
 	a->batch->counts.refused += refused;
 	if (!a->item)
 		a->item = batch_add(a->batch, a->session);
 	/* If there was a statement before, or one that found no room anywhere, then somebody may
 	 * have heard of it: a CLOSE that follows must be told. */
-	if (!a->item->open && (said || refused) && a->item->ending == ENDING_NONE)
+	if (!a->item->open && (entered.said || refused) && a->item->ending == ENDING_NONE)
 		a->item->known = 1;
 	a->item->open = 1;
 }
@@ -261,15 +220,16 @@ static bool is_ownership(const struct xg_event *event)
 	       (event->family == 4 || event->family == 6);
 }
 
-/* Read some events and start the cache misses of all their sessions. */
-static void prepare(const struct xg_tables *tables, const __u8 *events, size_t count,
-		    struct xg_event *read, struct xg_session_id *sessions)
+/* Read an event, and start its session's cache misses. */
+static void read_event(const struct xg_tables *tables, const __u8 *bytes, struct xg_event *event,
+		       struct xg_session_id *session)
 {
-	for (size_t i = 0; i < count; i++) {
-		memcpy(&read[i], events + i * sizeof(*read), sizeof(*read));
-		if (is_ownership(&read[i]))
-			xg_session_prepare(tables, &read[i], &sessions[i]);
-	}
+	memcpy(event, bytes, sizeof(*event));
+	if (!is_ownership(event))
+		return;
+	xg_session_key(session->key, event);
+	session->family = event->family;
+	xg_session_prepare(tables, session);
 }
 
 static bool absorb_one(struct absorber *a, const struct xg_event *event)
@@ -294,17 +254,20 @@ size_t xg_batch_absorb(struct xg_batch *batch, struct xg_tables tables, __u16 ow
 	struct absorber a = {
 		.batch = batch, .tables = &tables, .own_host = own_host, .moment = moment,
 	};
-	struct xg_session_id sessions[XG_GROUP];
-	struct xg_event read[XG_GROUP];
+	struct xg_session_id sessions[XG_AHEAD];
+	struct xg_event read[XG_AHEAD];
 
-	for (size_t at = 0; at < count; at += XG_GROUP) {
-		size_t here = count - at < XG_GROUP ? count - at : XG_GROUP;
-
-		prepare(&tables, (const __u8 *)events + at * sizeof(*read), here, read, sessions);
-		for (size_t i = 0; i < here; i++) {
-			a.session = &sessions[i];
-			if (!absorb_one(&a, &read[i]))
-				return at + i;
+	for (size_t next = 0, done = 0; done < count;) {
+		if (next == count || next == done + XG_AHEAD) {
+			a.session = &sessions[done % XG_AHEAD];
+			if (!absorb_one(&a, &read[done % XG_AHEAD]))
+				return done;
+			done++;
+		}
+		if (next < count) {
+			read_event(&tables, (const __u8 *)events + next * sizeof(*read),
+				   &read[next % XG_AHEAD], &sessions[next % XG_AHEAD]);
+			next++;
 		}
 	}
 	return count;
@@ -343,10 +306,15 @@ static void mark_told(struct pending *item, const struct plan *plan)
 	item->ending = ENDING_NONE;
 }
 
+static bool is_told(const struct pending *item)
+{
+	return item->ending == ENDING_NONE && !item->open;
+}
+
 static size_t encode_section(struct xg_batch *batch, const struct plan *plan, __u8 *out,
 			     size_t budget)
 {
-	size_t fit = records_that_fit(plan->family, budget);
+	size_t fit = xg_records_that_fit(plan->family, budget);
 	size_t len = 0;
 
 	for (unsigned int i = 0; i < batch->count && fit > 0; i++) {
@@ -355,26 +323,30 @@ static size_t encode_section(struct xg_batch *batch, const struct plan *plan, __
 		if (!is_due(item, plan))
 			continue;
 		xg_record_write(out + XG_SECTION_HEADER_LEN + len, item->session.key, plan->family);
-		len += record_len(plan->family);
+		len += xg_record_len(plan->family);
 		fit--;
 		mark_told(item, plan);
 	}
 	if (len == 0)
 		return 0;
-	section_header_write(out, plan->kind, len);
+	xg_section_header_write(out, plan->kind, len);
 	return XG_SECTION_HEADER_LEN + len;
 }
 
 size_t xg_batch_encode(struct xg_batch *batch, __u8 *out, size_t budget)
 {
+	unsigned int kept = 0;
 	size_t len = 0;
 
 	for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++)
 		len += encode_section(batch, &plans[i], out + len, budget - len);
-	/* From the end: what takes a dropped place was looked at already. */
-	for (unsigned int i = batch->count; i > 0; i--)
-		if (batch->items[i - 1].ending == ENDING_NONE && !batch->items[i - 1].open)
-			batch_drop(batch, &batch->items[i - 1]);
+	for (unsigned int i = 0; i < batch->count; i++)
+		if (!is_told(&batch->items[i]))
+			batch->items[kept++] = batch->items[i];
+	batch->count = kept;
+	clear_chains(batch);
+	for (unsigned int i = 0; i < kept; i++)
+		chain_in(batch, &batch->items[i]);
 	return len;
 }
 
@@ -425,7 +397,7 @@ static bool next_to_tell(const struct xg_tables *tables, int family, __u16 own_h
 size_t xg_shard_encode(struct xg_tables tables, int family, __u16 own_host, __u64 *cursor,
 		       __u8 *out, size_t budget)
 {
-	size_t fit = records_that_fit(family, budget);
+	size_t fit = xg_records_that_fit(family, budget);
 	__u64 begin = *cursor;
 	size_t len = 0;
 
@@ -435,11 +407,11 @@ size_t xg_shard_encode(struct xg_tables tables, int family, __u16 own_host, __u6
 		if (!next_to_tell(&tables, family, own_host, cursor, key))
 			break;
 		xg_record_write(out + XG_SECTION_HEADER_LEN + len, key, family);
-		len += record_len(family);
+		len += xg_record_len(family);
 		fit--;
 	}
 	if (len == 0)
 		return 0;
-	section_header_write(out, family == 4 ? XG_SECTION_OPEN4 : XG_SECTION_OPEN6, len);
+	xg_section_header_write(out, family == 4 ? XG_SECTION_OPEN4 : XG_SECTION_OPEN6, len);
 	return XG_SECTION_HEADER_LEN + len;
 }

@@ -4,12 +4,6 @@
  * bytes.
  *
  * Runs in the table's writing thread. Nothing allocates after xg_batch_create.
- *
- * A section is kind u8, flags u8 (0), length u16, body; a body is a row of records of one size.
- * Everything on the wire is in network order. `index` is the sender's number of the service.
- *
- *   IPv4 record, 8 bytes:   client address 4 | client port 2 | index 2
- *   IPv6 record, 20 bytes:  client address 16 | client port 2 | index 2
  */
 #ifndef XG_RECORD_CODEC_H
 #define XG_RECORD_CODEC_H
@@ -17,22 +11,10 @@
 #include <stddef.h>
 
 #include "merge.h"
-
-enum xg_section_kind {
-	XG_SECTION_OPEN4 = 0x10,
-	XG_SECTION_CLOSE4 = 0x11,
-	XG_SECTION_LINGER4 = 0x12,
-	XG_SECTION_OPEN6 = 0x18,
-	XG_SECTION_CLOSE6 = 0x19,
-	XG_SECTION_LINGER6 = 0x1a,
-};
-
-#define XG_SECTION_HEADER_LEN 4
-#define XG_RECORD4_LEN 8
-#define XG_RECORD6_LEN 20
+#include "record_format.h"
 
 #define XG_BATCH_MAX 256	/* sessions: more than one 1400-byte datagram holds */
-#define XG_GROUP 32	/* sessions whose cache misses are started together */
+#define XG_AHEAD 16	/* sessions whose cache misses are under way; a power of two */
 #define XG_RIVALS_MAX 64	/* of one section; a host that loses more hears of them again */
 #define XG_SERVICE_UNKNOWN 0xffff	/* in a translation: this host does not have the service */
 
@@ -42,13 +24,9 @@ enum xg_section_kind {
 /* The table's key of an event's session: one word for IPv4 (the others become 0), or three. */
 void xg_session_key(__u64 key[XG_KEY_WORDS_MAX], const struct xg_event *event);
 
-/* An event's session, as table and ledger know it, and the start of its cache misses: for whoever
- * goes through many. The family is 4 or 6. */
-void xg_session_prepare(const struct xg_tables *tables, const struct xg_event *event,
-			struct xg_session_id *session);
-
-/* Write one record, its index the key's slot; returns nothing, for its length is its family's. */
-void xg_record_write(__u8 *out, const __u64 *key, int family);
+/* Hash a session whose key and family are there, and start its cache misses: for whoever goes
+ * through many. The family is 4 or 6. */
+void xg_session_prepare(const struct xg_tables *tables, struct xg_session_id *session);
 
 /* When something was said: what every record of one batch has in common. */
 struct xg_moment {

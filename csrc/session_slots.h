@@ -14,8 +14,6 @@
 
 #include "session_table.h"
 
-#define XG_NO_SLOT UINT32_MAX
-
 struct xg_session_table {
 	__u64 *memory;	/* header, then buckets; shared with readers */
 	struct xg_table_header *header;
@@ -60,7 +58,10 @@ static inline void set_key(struct xg_session_table *t, __u32 slot, const __u64 *
 
 static inline bool has_key(const struct xg_session_table *t, __u32 slot, const __u64 *key)
 {
-	return memcmp(entry_at(t, slot), key, t->key_words * sizeof(*key)) == 0;
+	const __u64 *entry = entry_at(t, slot);
+
+	return entry[0] == key[0] &&
+	       (t->key_words == 1 || (entry[1] == key[1] && entry[2] == key[2]));
 }
 
 static inline __u64 hash_of(const struct xg_session_table *t, const __u64 *key)

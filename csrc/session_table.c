@@ -192,23 +192,24 @@ int xg_session_table_find_burst(const struct xg_session_table *t, const void *ke
 }
 
 /* The slot of a key in one bucket, or XG_NO_SLOT. For the writer. */
-static __u32 slot_in(const struct xg_session_table *t, __u32 bucket, const __u64 *key)
+static __u32 slot_in(const struct xg_session_table *t, __u32 bucket, const __u64 *key, __u32 check)
 {
 	__u32 slot = bucket * XG_BUCKET_ENTRIES;
 
 	for (int i = 0; i < XG_BUCKET_ENTRIES; i++, slot++)
-		if (is_used(meta_at(t, slot)) && has_key(t, slot, key))
+		if (xg_meta_matches(meta_at(t, slot), check) && has_key(t, slot, key))
 			return slot;
 	return XG_NO_SLOT;
 }
 
 static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 hash)
 {
-	__u32 slot = slot_in(t, xg_hash_bucket1(hash, t->bucket_mask), key);
+	__u32 check = xg_hash_check(hash);
+	__u32 slot = slot_in(t, xg_hash_bucket1(hash, t->bucket_mask), key, check);
 
 	if (slot != XG_NO_SLOT)
 		return slot;
-	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key);
+	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key, check);
 }
 
 void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
@@ -221,17 +222,20 @@ void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 	__builtin_prefetch(&t->cold[(size_t)first * XG_BUCKET_ENTRIES], 1);
 }
 
+__u32 xg_session_table_locate(const struct xg_session_table *t, const __u64 *key, __u64 hash)
+{
+	return slot_of(t, key, hash);
+}
+
 int xg_session_table_get(const struct xg_session_table *t, const __u64 *key, __u64 *meta,
 			 struct xg_session_cold *cold)
 {
-	return xg_session_table_get_hashed(t, key, hash_of(t, key), meta, cold);
+	return xg_session_table_get_at(t, slot_of(t, key, hash_of(t, key)), meta, cold);
 }
 
-int xg_session_table_get_hashed(const struct xg_session_table *t, const __u64 *key, __u64 hash,
-				__u64 *meta, struct xg_session_cold *cold)
+int xg_session_table_get_at(const struct xg_session_table *t, __u32 slot, __u64 *meta,
+			    struct xg_session_cold *cold)
 {
-	__u32 slot = slot_of(t, key, hash);
-
 	if (slot == XG_NO_SLOT || !is_valid(t, meta_at(t, slot)))
 		return -ENOENT;
 	*meta = meta_at(t, slot);
@@ -267,7 +271,7 @@ static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64
 
 	if (kept / XG_BUCKET_ENTRIES == second)
 		return;
-	slot = slot_in(t, second, key);
+	slot = slot_in(t, second, key, xg_hash_check(hash));
 	if (slot != XG_NO_SLOT)
 		clear_slot(t, slot);
 }
@@ -275,13 +279,14 @@ static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64
 int xg_session_table_put(struct xg_session_table *t, const __u64 *key,
 			 const struct xg_session_claim *claim)
 {
-	return xg_session_table_put_hashed(t, key, hash_of(t, key), claim);
+	__u64 hash = hash_of(t, key);
+
+	return xg_session_table_put_at(t, slot_of(t, key, hash), key, hash, claim);
 }
 
-int xg_session_table_put_hashed(struct xg_session_table *t, const __u64 *key, __u64 hash,
-				const struct xg_session_claim *claim)
+int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 *key, __u64 hash,
+			    const struct xg_session_claim *claim)
 {
-	__u32 slot = slot_of(t, key, hash);
 	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
 
 	if (claim->flags & ~XG_META_LINGER)
@@ -307,12 +312,14 @@ int xg_session_table_put_hashed(struct xg_session_table *t, const __u64 *key, __
 
 int xg_session_table_remove(struct xg_session_table *t, const __u64 *key)
 {
-	return xg_session_table_remove_hashed(t, key, hash_of(t, key));
+	__u64 hash = hash_of(t, key);
+
+	return xg_session_table_remove_at(t, slot_of(t, key, hash), key, hash);
 }
 
-int xg_session_table_remove_hashed(struct xg_session_table *t, const __u64 *key, __u64 hash)
+int xg_session_table_remove_at(struct xg_session_table *t, __u32 slot, const __u64 *key,
+			       __u64 hash)
 {
-	__u32 slot = slot_of(t, key, hash);
 	bool valid;
 
 	if (slot == XG_NO_SLOT)

@@ -21,6 +21,7 @@
 #define XG_BURST_MAX 64		/* keys of one burst look-up: as many frames as one AF_XDP burst */
 #define XG_KEY_WORDS_MAX 3	/* 64-bit words of the longer key */
 #define XG_SLOT_END UINT64_MAX	/* a cursor that has passed the last slot */
+#define XG_NO_SLOT UINT32_MAX
 
 struct xg_session_table;
 
@@ -87,14 +88,19 @@ int xg_session_table_remove(struct xg_session_table *table, const __u64 *key);
 int xg_session_table_get(const struct xg_session_table *table, const __u64 *key,
 			 __u64 *meta, struct xg_session_cold *cold);
 
-/* The same with a key's hash, of xg_session_table_hash(), known already; a writer that goes
- * through many keys starts their cache misses first. */
+/*
+ * The same in steps, with a key's hash, of xg_session_table_hash(): a writer that goes through
+ * many keys starts their cache misses first, and looks for each key once. A slot, of
+ * xg_session_table_locate(), is good until the next put; XG_NO_SLOT: the key has none.
+ */
 void xg_session_table_prefetch(const struct xg_session_table *table, __u64 hash);
-int xg_session_table_get_hashed(const struct xg_session_table *table, const __u64 *key, __u64 hash,
-				__u64 *meta, struct xg_session_cold *cold);
-int xg_session_table_put_hashed(struct xg_session_table *table, const __u64 *key, __u64 hash,
-				const struct xg_session_claim *claim);
-int xg_session_table_remove_hashed(struct xg_session_table *table, const __u64 *key, __u64 hash);
+__u32 xg_session_table_locate(const struct xg_session_table *table, const __u64 *key, __u64 hash);
+int xg_session_table_get_at(const struct xg_session_table *table, __u32 slot, __u64 *meta,
+			    struct xg_session_cold *cold);
+int xg_session_table_put_at(struct xg_session_table *table, __u32 slot, const __u64 *key,
+			    __u64 hash, const struct xg_session_claim *claim);
+int xg_session_table_remove_at(struct xg_session_table *table, __u32 slot, const __u64 *key,
+			       __u64 hash);
 
 /* Is a valid entry of its owner's present epoch, not of the one before? */
 int xg_session_table_is_current(const struct xg_session_table *table, __u64 meta);

@@ -9,6 +9,7 @@ thread at a time.
 
 from array import array
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -283,8 +284,7 @@ class SessionTable:
     def moves(self) -> int:
         """Entries moved to their other bucket to make room."""
 
-@dataclass(frozen=True, slots=True)
-class ApplyResult:
+class ApplyResult(NamedTuple):
     """What became of one section's records; each is in exactly one of the first five."""
 
     applied: int

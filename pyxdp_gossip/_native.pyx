@@ -10,6 +10,7 @@ import os
 import weakref
 from array import array
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL

@@ -3,8 +3,7 @@
 
 # ---- OwnershipLog ----
 
-@dataclass(frozen=True, slots=True)
-class ApplyResult:
+class ApplyResult(NamedTuple):
     """What became of one section's records; the stub has a sentence for each field."""
 
     applied: int
