@@ -61,7 +61,7 @@ static inline void xg_record_read(__u64 key[XG_KEY_WORDS_MAX], const __u8 *recor
 	struct xg_key6 key6 = { .slot = slot };
 
 	if (family == 4) {
-		/* One load and a shift: three stores and a load of all would wait for each other. */
+		/* One load and a shift: three stores and a load would wait. */
 		_Static_assert(offsetof(struct xg_key4, slot) == 6, "the slot: 16 bits on top");
 		memcpy(key, record, XG_RECORD4_LEN);
 		key[0] = (key[0] & 0xffffffffffffull) | (__u64)slot << 48;
