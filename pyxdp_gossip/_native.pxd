@@ -246,3 +246,29 @@ cdef extern from "reconcile.h" nogil:
                          u16 own_host, const xg_event *dump, size_t count,
                          xg_reconcile_key *scratch, xg_event *out, size_t limit,
                          u64 now_ns) noexcept
+
+
+# ---- datagram_reader.h ----
+
+cdef extern from "datagram_reader.h" nogil:
+    enum:
+        XG_DATAGRAM_ROOM
+
+    struct xg_source:
+        unsigned char address[16]
+        u16 port
+        u16 family
+
+    struct xg_datagram:
+        const unsigned char *data
+        size_t len
+        xg_source source
+
+    struct xg_datagram_reader:
+        pass
+
+    int xg_datagram_reader_create(xg_datagram_reader **reader) noexcept
+    void xg_datagram_reader_destroy(xg_datagram_reader *reader) noexcept
+    int xg_datagram_reader_read(xg_datagram_reader *reader, int fd, unsigned int most) noexcept
+    xg_datagram xg_datagram_reader_get(const xg_datagram_reader *reader, unsigned int i) noexcept
+    u32 xg_datagram_reader_overflows(const xg_datagram_reader *reader) noexcept

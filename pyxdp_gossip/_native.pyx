@@ -10,6 +10,7 @@ import os
 import weakref
 from array import array
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -148,3 +149,4 @@ include "_native_log.pxi"
 include "_native_packets.pxi"
 include "_native_loop.pxi"
 include "_native_explain.pxi"
+include "_native_datagrams.pxi"

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Any, Final, Self
 
@@ -52,7 +53,8 @@ from pyxdp_gossip.templates import GUE_OVERHEAD
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
-HOUSEKEEPING_NS: Final = 100 * NS_PER_MS  # ten times within the data path's limit of 1 s
+HOUSEKEEPING_NS: Final = 90 * NS_PER_MS  # ten times within the data path's limit of 1 s; it is
+HOUSEKEEPING_LATEST_NS: Final = 130 * NS_PER_MS  # done in a turn that a heartbeat makes anyway
 SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of work each turn
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
@@ -78,7 +80,7 @@ class Agent:
         self.fatal: Exception | None = None
         self._stack = contextlib.ExitStack()
         self._selector = selectors.DefaultSelector()
-        self._next_housekeeping = 0
+        self._housekept_at = 0
         self._turned_at = 0
         self._sweep = [0, 0]
         self._said = ""
@@ -166,7 +168,7 @@ class Agent:
             contextlib.closing(KernelEvents(self.dataplane, tcp, self.config.host.id))
         )
         for descriptor, reader in (
-            *((descriptor, self._read_gossip) for descriptor in self.gossip.filenos),
+            *((one, partial(self._read_gossip, one)) for one in self.gossip.filenos),
             (self.probe.fileno(), self._read_probes),
             (self.follower.fileno(), self._read_changes),
             *((descriptor, self._read_kernel) for descriptor in self.kernel.filenos()),
@@ -323,7 +325,7 @@ class Agent:
             HostError: the kernel took something away that the agent cannot do without.
         """
         now = time.monotonic_ns()
-        deadline = self._next_housekeeping
+        deadline = self._housekept_at + HOUSEKEEPING_LATEST_NS
         timer = self.core.next_timer()
         if timer is not None:
             deadline = min(deadline, timer)
@@ -334,10 +336,10 @@ class Agent:
             reader: Callable[[int], None] = key.data
             reader(time.monotonic_ns())
         now = time.monotonic_ns()
-        timer = self.core.next_timer()
-        if timer is not None and timer <= now:
+        if timer is not None and timer <= now:  # what was read may be due as well: next turn
             self.core.handle_timer(now)
-        if now >= self._next_housekeeping:
+            self._turned_at = now
+        if now >= self._housekept_at + HOUSEKEEPING_NS:
             self._housekeeping(now)
         self._handle_core_events(now)
         self._send(now)
@@ -358,7 +360,7 @@ class Agent:
             self.gossip.send(destination, data)
 
     def _housekeeping(self, now: int) -> None:
-        self._next_housekeeping = now + HOUSEKEEPING_NS
+        self._housekept_at = now
         self.dataplane.heartbeat(now)
         timing = self.config.gossip.timing
         tables = (self.dataplane.table4, self.dataplane.table6)
@@ -388,8 +390,8 @@ class Agent:
 
     # ---- what can be read ----
 
-    def _read_gossip(self, now: int) -> None:
-        for data, sender in self.gossip.receive(DATAGRAMS_A_TURN):
+    def _read_gossip(self, descriptor: int, now: int) -> None:
+        for data, sender in self.gossip.receive(DATAGRAMS_A_TURN, descriptor):
             self.core.receive_datagram(data, sender, now)
 
     def _read_kernel(self, now: int) -> None:

@@ -8,23 +8,21 @@ import errno
 import os
 import socket
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
+from pyxdp_gossip._native import DatagramReader
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.session import Address, format_endpoint
 
 RECEIVE_BUFFER = 8 << 20  # bytes: a second of 64 hosts' shards while this agent is not run
 SEND_BUFFER = 1 << 20  # bytes: some bursts
-DATAGRAM_ROOM = 2048  # more than the longest gossip datagram, so that a longer one shows as such
 PROBE_ROOM = 256  # bytes of a probe's answer
 HOPS = 1  # gossip stays in its broadcast domain
 SO_RXQ_OVFL = 40  # include/uapi/asm-generic/socket.h; not in the socket module
 IP_MULTICAST_ALL = 49  # include/uapi/linux/in.h
 IPV6_MULTICAST_ALL = 29  # include/uapi/linux/in6.h
 SO_RCVBUFFORCE = 33
-_U32 = struct.Struct("=I")
-_ANCILLARY = socket.CMSG_SPACE(_U32.size)
 
 # The network's state of this moment; the datagram is lost, as any may be.
 _EXPECTED = frozenset(
@@ -68,11 +66,11 @@ class GossipSocket:
     """
 
     def __init__(self, interface: str, address: Address, group: Address | None, port: int) -> None:
-        self._counters = SocketCounters()
-        self._overflows: dict[int, int] = {}
+        self._sent = self._send_failed = self._received = self._receive_failed = 0
         self._group = None if group is None else (str(group), port)
         self._address, self._joined = address, group
         self._sockets: list[socket.socket] = []
+        self._readers: dict[int, DatagramReader] = {}
         try:
             index = socket.if_nametoindex(interface)
         except OSError:
@@ -109,6 +107,7 @@ class GossipSocket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         opened.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         opened.bind((str(address), port))
+        self._readers[opened.fileno()] = DatagramReader(opened.fileno())
         return opened
 
     def _set_multicast_out(self, opened: socket.socket, index: int, address: Address) -> None:
@@ -170,7 +169,13 @@ class GossipSocket:
     @property
     def counters(self) -> SocketCounters:
         """A snapshot."""
-        return replace(self._counters, overflowed=sum(self._overflows.values()))
+        return SocketCounters(
+            sent=self._sent,
+            send_failed=self._send_failed,
+            received=self._received,
+            receive_failed=self._receive_failed,
+            overflowed=sum(reader.overflows for reader in self._readers.values()),
+        )
 
     def send(self, destination: tuple[str, int] | None, data: bytes) -> None:
         """Send one datagram, to the group if `destination` is None; never blocks or raises.
@@ -185,46 +190,35 @@ class GossipSocket:
         except OSError as error:
             if error.errno not in _EXPECTED:
                 raise
-            self._add(send_failed=1)
+            self._send_failed += 1
         else:
-            self._add(sent=1)
+            self._sent += 1
 
-    def receive(self, most: int) -> list[tuple[bytes, tuple[str, int]]]:
-        """At most `most` datagrams that wait, with their sources; empty if none does."""
+    def receive(self, most: int, fileno: int | None = None) -> list[tuple[bytes, tuple[str, int]]]:
+        """At most `most` datagrams that wait, with their sources; empty if none does.
+
+        Args:
+            most: 64 or fewer of one socket.
+            fileno: of the socket that poll() showed; None: of both.
+        """
+        readers = self._readers.values() if fileno is None else (self._readers[fileno],)
         received: list[tuple[bytes, tuple[str, int]]] = []
-        for opened in self._sockets:
-            while len(received) < most:
-                datagram = self._receive_one(opened)
-                if datagram is None:
-                    break
-                received.append(datagram)
-        self._add(received=len(received))
+        for reader in readers:
+            try:
+                received += reader.read(most - len(received))
+            except OSError as error:
+                if error.errno not in _EXPECTED:
+                    raise
+                self._receive_failed += 1
+        self._received += len(received)
         return received
-
-    def _receive_one(self, opened: socket.socket) -> tuple[bytes, tuple[str, int]] | None:
-        try:
-            data, ancillary, _flags, source = opened.recvmsg(DATAGRAM_ROOM, _ANCILLARY)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno not in _EXPECTED:
-                raise
-            self._add(receive_failed=1)
-            return None
-        for level, kind, value in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, SO_RXQ_OVFL) and len(value) >= _U32.size:
-                (self._overflows[opened.fileno()],) = _U32.unpack_from(value)
-        return data, (source[0], source[1])
-
-    def _add(self, **amounts: int) -> None:
-        counts = {name: getattr(self._counters, name) + more for name, more in amounts.items()}
-        self._counters = replace(self._counters, **counts)
 
     def close(self) -> None:
         """Close both sockets; the kernel leaves the group."""
         for opened in self._sockets:
             opened.close()
         self._sockets.clear()
+        self._readers.clear()
 
     def __enter__(self) -> Self:
         return self

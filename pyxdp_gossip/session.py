@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 
@@ -65,6 +66,7 @@ def packed16(address: Address) -> bytes:
     return address.packed
 
 
+@lru_cache(maxsize=4096)  # a heartbeat says its sender's address each time
 def unpacked16(data: bytes) -> Address:
     """The inverse of `packed16`; `data` is (16,) bytes."""
     address = IPv6Address(data)

@@ -23,7 +23,7 @@ ALLOWED = {
     "stats": {"_counters", "_native"},
     "explanation": {"_native", "session", "stats"},
     "forwarder": {"_native", "explanation", "session", "templates"},
-    "gossip_socket": {"config", "errors", "session"},
+    "gossip_socket": {"_native", "config", "errors", "session"},
     "netlink_socket": {"errors"},
     "netlink_follower": {"netlink_socket", "errors"},
     "sockets_diag": {"netlink_socket", "errors", "session"},

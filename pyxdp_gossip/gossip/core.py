@@ -115,6 +115,7 @@ class GossipCore:
         self._tally = tally = Tally()
         self._events: deque[OutgoingEvent] = deque()
         self._entered_at = now
+        self._wall_offset = wall_offset
         self._heartbeat = timing.heartbeat_ms * NS_PER_MS
         self._heartbeat_at = self._services_at = now
         self._draining = self._left = self._stopped = False
@@ -273,10 +274,15 @@ class GossipCore:
         tail = self._own_log.tail_is_due(now)
         if now >= self._heartbeat_at:
             self._roster.health.beat(now - self._heartbeat_at)
-            self._heartbeat_at = now + self._heartbeat
+            self._heartbeat_at = self._next_beat(now)
         elif not tail:
             return
         self._outbox.put(None, DatagramType.LOG, self._beat())
+
+    def _next_beat(self, now: int) -> int:
+        """The next multiple of the interval by the wall clock: all hosts beat together, so that
+        each wakes once for all of them."""
+        return now + self._heartbeat - (now + self._wall_offset) % self._heartbeat
 
     def next_event(self) -> OutgoingEvent | None:
         """The oldest event not taken yet."""

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyxdp_gossip.config import HOST_ID_MAX
 from pyxdp_gossip.errors import PeerError
@@ -128,6 +128,9 @@ class DatagramType(IntEnum):
     QUESTION = 4
 
 
+_TYPES = {kind.value: kind for kind in DatagramType}
+
+
 class SectionKind(IntEnum):
     """Sections of this version, beside the records (0x10..0x1f)."""
 
@@ -152,8 +155,7 @@ class SectionKind(IntEnum):
     ACCUSATION = 0x23
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The clear header: 32 bytes, authenticated with the payload."""
 
     type: DatagramType
@@ -190,10 +192,9 @@ def decode_header(data: bytes) -> Header:
     plain = bool(kind & FLAG_PLAIN)
     if plain != (key_id == 0) or sender > HOST_ID_MAX:
         raise PeerError("malformed_datagram")
-    try:
-        datagram_type = DatagramType(kind & ~FLAG_PLAIN)
-    except ValueError:
-        raise PeerError("unknown_type") from None
+    datagram_type = _TYPES.get(kind & ~FLAG_PLAIN)
+    if datagram_type is None:
+        raise PeerError("unknown_type")
     return Header(datagram_type, plain, key_id, site, sender, incarnation, salt, counter)
 
 

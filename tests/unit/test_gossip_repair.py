@@ -13,11 +13,21 @@ from pyxdp_gossip.gossip.messages import Nack
 from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.gossip.repair import BATCHES_A_NACK, ranges_of
 from pyxdp_gossip.gossip.sequence import MISSING_MAX, Arrival, BatchSequence
-from pyxdp_gossip.gossip.wire import RANGES_IN_SECTION, DatagramType, decode_header
+from pyxdp_gossip.gossip.wire import (
+    HEADER,
+    RANGES_IN_SECTION,
+    SECTION,
+    TAG_BYTES,
+    DatagramType,
+    decode_header,
+)
 
 OPEN, CLOSE = EventKind.OPEN, EventKind.CLOSE
 LOG = DatagramType.LOG
 Loses = Callable[[str, str, bytes], bool]
+
+
+BEAT_BYTES = HEADER.size + SECTION.size + 48 + TAG_BYTES  # a datagram of a heartbeat alone
 
 
 def loses_next(kind: DatagramType, count: int, target: Host | None = None) -> Loses:
@@ -76,10 +86,20 @@ def test_what_many_hosts_miss_is_sent_again_once_to_all() -> None:
 def test_a_lost_nack_and_a_lost_repair_are_repeated() -> None:
     pop = Pop()
     first, second = pop.start_all(1, 2)
-    pop.loses = loses_next(LOG, 4)  # batch, tail beat, NACK or its answer
+    sent = {first.address: 0, second.address: 0}
+
+    def loses(source: str, _target: str, data: bytes) -> bool:
+        """The batch but not the beat behind it; the first NACK; the repair after the second."""
+        if data[1] != LOG or len(data) == BEAT_BYTES:
+            return False
+        sent[source] += 1
+        return sent[source] <= (2 if source == first.address else 1)
+
+    pop.loses = loses
     pop.happens(first, event(OPEN, 0))
     pop.run(120)
     assert second.owner(0) == 1
+    assert sent == {first.address: 3, second.address: 3}
 
 
 def test_a_third_of_all_datagrams_lost_for_a_while_leaves_no_trace() -> None:
