@@ -181,10 +181,9 @@ class Agent:
 
     def _make_core(self, address: IPv4Address, now: int) -> GossipCore:
         config, dataplane = self.config, self.dataplane
-        wall = time.time_ns()
         envelope = Envelope(
             config.host.id,
-            next_incarnation(config.control_socket.with_suffix(".incarnation"), wall),
+            next_incarnation(config.control_socket.with_suffix(".incarnation"), time.time_ns()),
             secrets.randbits(64),
             site=config.gossip.site,
             keys=config.gossip.keys,
@@ -200,7 +199,7 @@ class Agent:
             owners=dataplane.owners,
             tables={4: dataplane.table4, 6: dataplane.table6},
             timing=config.gossip.timing,
-            wall_offset=wall - now,
+            wall_offset=time.time_ns() - time.monotonic_ns(),  # at once: hosts beat together
             now=now,
             adopted=[
                 MemberEntry(one.host, one.tunnel_port, 0, one.address)
