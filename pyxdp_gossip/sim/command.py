@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -23,12 +24,22 @@ def simulate_many(
     hosts: int, seeds: range, *, seconds: float, calm: bool, jobs: int
 ) -> Iterator[Result]:
     """Run seeds in `jobs` processes; results in the order of the seeds."""
-    work = partial(simulate, hosts, seconds=seconds, calm=calm)
+    work = partial(_run, hosts, seconds=seconds, calm=calm)
     if jobs == 1:
         yield from map(work, seeds)
         return
     with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(work, seeds, chunksize=4)
+
+
+def _run(hosts: int, seed: int, *, seconds: float, calm: bool) -> Result:
+    """One seed. A POP's cycles are looked for once, at its end: a tenth of the time less."""
+    gc.disable()
+    try:
+        return simulate(hosts, seed, seconds=seconds, calm=calm)
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def replay_command(result: Result, calm: bool) -> str:

@@ -9,6 +9,7 @@ from random import Random
 US = 1_000
 MS = 1_000_000
 DELAY = (50 * US, 300 * US)  # of one hop between two hosts of a rack, their wake-up included
+_SPREAD = DELAY[1] - DELAY[0]
 REORDERED = 5 * MS  # the most by which a reordered datagram is late
 BUFFER = 400  # datagrams that a clogged host's socket keeps; a twentieth of the real one
 
@@ -37,10 +38,12 @@ class Network:
         random = self.random
         if (source, target) in self.blocked or (self.loss and random.random() < self.loss):
             return []
+        if not self.duplication and not self.reordering:
+            return [now + DELAY[0] + int(random.random() * _SPREAD)]
         count = 2 if self.duplication and random.random() < self.duplication else 1
         times = []
         for _ in range(count):
-            delay = DELAY[0] + int(random.random() * (DELAY[1] - DELAY[0]))
+            delay = DELAY[0] + int(random.random() * _SPREAD)
             if self.reordering and random.random() < self.reordering:
                 delay += int(random.random() * REORDERED)
             times.append(now + delay)

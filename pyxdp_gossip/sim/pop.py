@@ -185,10 +185,11 @@ class Pop:
         self.counts["bytes"] += len(data)
         if len(self.recorded) < RECORDED_MAX:
             self.recorded.append(data)
+        arrivals, now, number = self.network.arrivals, self.now, source.id
         for host in self._receivers(destination):
             if host is not source and host.up and host.core is not None:
-                for time in self.network.arrivals(source.id, host.id, self.now):
-                    self.at(time, partial(self.deliver, host, data, source.id))
+                for time in arrivals(number, host.id, now):
+                    self.at(time, partial(self.deliver, host, data, number))
 
     def _receivers(self, destination: tuple[str, int] | None) -> Iterable[Host]:
         """The group, or the host with this address."""
