@@ -24,6 +24,7 @@
 #define XG_GUE_FORMAT 1		/* of our private data; another number is not ours to read */
 #define XG_MARK_FLOOD 0x80	/* terminal: take it if your kernel knows it, else drop it */
 #define XG_MARK_HOP 0x01	/* it was misdirected once already */
+#define XG_MARK_RELAY 0x02	/* take it if your kernel knows it, else flood it for the sender */
 
 /* GUE variant 0 (draft-ietf-intarea-gue) with 12 bytes of private data and no flag bits. */
 struct xg_gue {

@@ -30,7 +30,8 @@
 	X(miss_flooded, TX, "A miss, encapsulated to the flood group.") \
 	X(miss_over_budget_new, DROP, "A miss seen for the first time, above the floods' budget.") \
 	X(miss_over_budget_seen, DROP, "A miss seen before, above the floods' budget.") \
-	X(miss_no_flood, DROP, "A miss, and no flood template is set.") \
+	X(miss_no_flood, DROP, "A miss, and there is no way to flood it.") \
+	X(miss_relayed, TX, "To be flooded, without group and loop: sent to a host that will.") \
 	X(too_big, DROP, "With the outer headers the packet exceeds the MTU of the path.") \
 	X(no_headroom, DROP, "The driver left no room for the outer headers.") \
 	X(overtaken, DROP, "Handed to the loop, but the table changed: the sender repeats it.") \
@@ -42,7 +43,7 @@
 	X(delivered_flood, PASS, "A flood of a session that this kernel knows: stripped.") \
 	X(flood_unknown, DROP, "A flood of a session that this kernel does not know.") \
 	X(flood_syn, DROP, "A flooded SYN: a flood never opens a session.") \
-	X(misdirected_flooded, TX, "Sent here as a stray, not known here: flooded, once.") \
+	X(misdirected_flooded, TX, "Sent here, or to be flooded; not known here: flooded, once.") \
 	X(misdirected_dropped, DROP, "Sent here as a stray, not known, not to be flooded again.") \
 	X(tunnel_bad_source, DROP, "A tunnel packet whose outer source is no active host.") \
 	X(tunnel_bad_cookie, DROP, "A tunnel packet with a wrong cookie.") \

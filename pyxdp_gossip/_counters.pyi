@@ -89,7 +89,11 @@ class CounterAttributes:
 
     @property
     def miss_no_flood(self) -> int:
-        """A miss, and no flood template is set. The frame is dropped."""
+        """A miss, and there is no way to flood it. The frame is dropped."""
+
+    @property
+    def miss_relayed(self) -> int:
+        """To be flooded, without group and loop: sent to a host that will. The frame is sent."""
 
     @property
     def too_big(self) -> int:
@@ -152,7 +156,7 @@ class CounterAttributes:
 
     @property
     def misdirected_flooded(self) -> int:
-        """Sent here as a stray, not known here: flooded, once. The frame is sent."""
+        """Sent here, or to be flooded; not known here: flooded, once. The frame is sent."""
 
     @property
     def misdirected_dropped(self) -> int:

@@ -104,6 +104,12 @@ cdef class FloodList:
         self._list.group = XG_NO_TEMPLATE if group is None else u16_of("template index", group)
         self._list.copies = <u16>len(indices)
 
+    @property
+    def first(self):
+        if self._list.group != XG_NO_TEMPLATE:
+            return self._list.group
+        return self._list.to[0] if self._list.copies else None
+
 
 cdef class XskLoop:
     """The AF_XDP loop of one RX queue; see _native.pyi."""

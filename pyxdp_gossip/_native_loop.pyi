@@ -53,6 +53,9 @@ class FloodList:
         Raises:
             ValueError: an index is out of range, or there are more than FLOOD_COPIES.
         """
+    @property
+    def first(self) -> int | None:
+        """What the flooded frame itself gets: the group's index, or else that of the first copy."""
 
 @disjoint_base
 class XskLoop:

@@ -65,7 +65,7 @@ class _Attached:
     sockops: PinnedLink | None = None
     mode: str = ""
     filter: bool = False
-    group: bool = False
+    group: IPv4Address | None = None
 
 
 class Dataplane:
@@ -174,6 +174,8 @@ class Dataplane:
         owners, peers, own = self.owners, self._maps["peers"], self.settings.host
         hosts = active_hosts(owners, peers, self._slots, self.settings)
         flood = flood_template_of(self._config)
+        if self.settings.flood_group is None:
+            flood, self._far = NO_TEMPLATE, frozenset(one.host for one in hosts)
         places = {one.host: one.template for one in hosts} | {FLOOD: flood}
         self._slots.take_over(
             {host: place for host, place in places.items() if place not in (None, NO_TEMPLATE)}
@@ -191,10 +193,9 @@ class Dataplane:
         self._objects.clear()
 
     def _write_config(self, flood_template: int, mac: bytes) -> None:
-        places = map(self._slots.get, self._far)
-        copies = [place for place in places if place is not None]
+        copies = self._slots.of_hosts(self._far)
         cookie = netlink.netns_cookie()
-        packed = pack_config(self.settings, cookie, flood_template, mac, len(copies))
+        packed = pack_config(self.settings, cookie, flood_template, mac, copies)
         self._config[8 : len(packed)] = packed[8:]
         self._mac = mac
         group = None if flood_template == NO_TEMPLATE else flood_template
@@ -256,8 +257,9 @@ class Dataplane:
         settings, index = self.settings, self._link.index
         pin = settings.pins / "xdp"
         fd = self._objects[0].program_fd("xg_redirect")
-        netlink.join_group_address(index, settings.flood_group)
-        self._attached.group = True
+        if settings.flood_group:
+            netlink.join_group_address(index, settings.flood_group)
+            self._attached.group = settings.flood_group
         if self._link.kind == "veth":
             filter_fd = self._objects[0].program_fd("xg_host_type")
             netlink.attach_ingress_filter(index, filter_fd, FILTER_NAME)
@@ -316,13 +318,14 @@ class Dataplane:
         old.remove()
         if index not in (0, self._link.index):
             netlink.detach_ingress_filter(index, FILTER_NAME)
-            netlink.leave_group_address(index, self.settings.flood_group)
+            if self.settings.flood_group:
+                netlink.leave_group_address(index, self.settings.flood_group)
 
     def adopt_predecessor(self) -> None:
         """Makes a crashed agent's program, if it is at work still, this process's to detach."""
         if self._attached.xdp is None and self.has_predecessor:
             self._attached.xdp = PinnedLink.find(self.settings.pins / "xdp")
-            self._attached.group = True
+            self._attached.group = self.settings.flood_group
             self._attached.filter = self._link.kind == "veth"
 
     @property
@@ -369,7 +372,7 @@ class Dataplane:
         if attached.filter:
             netlink.detach_ingress_filter(self._link.index, FILTER_NAME)
         if attached.group:
-            netlink.leave_group_address(self._link.index, self.settings.flood_group)
+            netlink.leave_group_address(self._link.index, attached.group)
         self._remove_pins()
 
     def _remove_pins(self) -> None:
@@ -393,6 +396,10 @@ class Dataplane:
         """Says that the agent runs; `now` in ns of CLOCK_MONOTONIC."""
         self._heartbeat[0] = now
 
+    def set_own_mac(self, mac: bytes) -> None:
+        """(6,) bytes: what is stripped here gets as destination."""
+        self._write_config(self._flood_place, mac)
+
     def set_flood_template(self, template: HeaderTemplate) -> None:
         """What misses are sent with from now on; its source MAC is this host's, and strays that
         are stripped here get it as destination."""
@@ -409,8 +416,8 @@ class Dataplane:
             self._write_config(self._flood_place, self._mac)
 
     def set_flood_copies(self, hosts: Iterable[int]) -> None:
-        """The hosts that the flood group does not reach: each gets a copy of every flood, from
-        the AF_XDP loop (plane "xsk")."""
+        """The hosts that the flood group does not reach, or all if there is none: each gets a copy
+        of every flood, from the AF_XDP loop (plane "xsk")."""
         far = frozenset(hosts)
         if far != self._far:
             self._far = far
@@ -469,7 +476,7 @@ class Dataplane:
         """The C forwarder over this host's live tables and templates; it asks no kernel."""
         return Forwarder(
             self.settings.host, self.table4, self.table6, self.owners, self._templates,
-            pack_services(self.settings.by_slot), self._slots.get(FLOOD),
+            pack_services(self.settings.by_slot), self._flood.first,
         )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:

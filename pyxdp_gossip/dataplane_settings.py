@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from operator import itemgetter
@@ -14,6 +14,7 @@ from typing import Final
 from pyxdp_gossip.session import KernelView, Service
 
 NO_TEMPLATE: Final = 0xFFFF
+RELAYS: Final = 511  # XG_RELAYS
 ENTRIES_A_BUCKET: Final = 4
 FILL: Final = 0.8  # what the table reaches without a refusal
 RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
@@ -33,7 +34,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sHH")  # struct xg_config
+CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sHHH511H")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 
@@ -59,6 +60,7 @@ class DataplaneSettings:
     """What the data path must know before it starts.
 
     Attributes:
+        flood_group: None: misses go to each host by a copy of its own.
         services: each service's slot, 0..65534, stable for this host.
         mode: "auto", "native", "skb"; "zero-copy" and "copy" are native ones, of the AF_XDP
             sockets.
@@ -73,7 +75,7 @@ class DataplaneSettings:
     host: int
     interface: str
     address: IPv4Address
-    flood_group: IPv4Address
+    flood_group: IPv4Address | None
     tunnel_port: int
     services: Mapping[Service, int]
     sessions_v4: int
@@ -100,7 +102,11 @@ def buckets_for(sessions: int) -> int:
 
 
 def pack_config(
-    settings: DataplaneSettings, netns_cookie: int, flood_template: int, mac: bytes, copies: int
+    settings: DataplaneSettings,
+    netns_cookie: int,
+    flood_template: int,
+    mac: bytes,
+    copies: Sequence[int],
 ) -> bytes:
     """`struct xg_config`, its heartbeat 0.
 
@@ -108,8 +114,11 @@ def pack_config(
         netns_cookie: of the network namespace whose sockets are this host's.
         flood_template: place in the array of templates, or NO_TEMPLATE.
         mac: (6,) bytes, this host's.
-        copies: how many hosts the flood group does not reach.
+        copies: places of the templates to the hosts that the flood group does not reach. Where
+            there is no group, these may be asked to flood.
     """
+    relays = copies[:RELAYS] if settings.flood_group is None else ()
+    group = settings.flood_group or IPv4Address(0)
     rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
     new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
     return CONFIG.pack(
@@ -119,13 +128,16 @@ def pack_config(
         seen_ns,
         int(settings.flood_burst_s * 1e9),
         settings.address.packed,
-        settings.flood_group.packed,
+        group.packed,
         struct.pack("!H", settings.tunnel_port),
         settings.host,
         flood_template,
         mac,
-        copies,
+        len(copies),
         settings.plane == "xsk",
+        len(relays),
+        *relays,
+        *[NO_TEMPLATE] * (RELAYS - len(relays)),
     )
 
 

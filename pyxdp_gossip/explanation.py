@@ -105,7 +105,7 @@ WORDINGS: Final[Mapping[str, Wording]] = {
     ),
     "flood_headers": Wording(
         FLOOD,
-        "Template {value}, the flood group's.",
+        "Template {value}, the flood group's; without a group, the first host's.",
         "The one host whose kernel knows the session takes it, the others drop it.",
     ),
     "flood_no_headers": Wording(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Final
 
 from pyxdp_gossip import netlink
 from pyxdp_gossip.dataplane import Dataplane
@@ -13,6 +14,8 @@ from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
 from pyxdp_gossip.session import packed16
 from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate, multicast_mac
+
+NOWHERE: Final = IPv4Address(0)  # in the place of a flood group: no packet goes there
 
 
 @dataclass(slots=True)
@@ -44,6 +47,7 @@ class Routing:
         self._secrets = secrets
         self._peers: dict[int, _Peer] = {}
         self._flood: HeaderTemplate | None = None
+        self._mac = b""
         self.complaint: str | None = None
         self.mtu = 0
 
@@ -78,7 +82,7 @@ class Routing:
         self._find_way(host)
 
     def _accept(self, host: int, address: IPv4Address) -> None:
-        group = self._dataplane.settings.flood_group
+        group = self._dataplane.settings.flood_group or NOWHERE
         cookies = PeerCookies(
             unicast=self._cookie(address, self._address),
             unicast_old=self._cookie(address, self._address, 1),
@@ -124,15 +128,21 @@ class Routing:
 
     def _refresh_flood(self) -> None:
         settings = self._dataplane.settings
+        group = settings.flood_group
         link = netlink.link(self._interface)
         self.mtu = link.mtu
+        if group is None:
+            if link.mac != self._mac:
+                self._dataplane.set_own_mac(link.mac)
+                self._mac = link.mac
+            return
         template = HeaderTemplate.build(
             source=self._address,
-            destination=settings.flood_group,
+            destination=group,
             source_mac=link.mac,
-            destination_mac=multicast_mac(settings.flood_group),
+            destination_mac=multicast_mac(group),
             tunnel_port=settings.tunnel_port,
-            cookie=self._cookie(self._address, settings.flood_group),
+            cookie=self._cookie(self._address, group),
             mtu=link.mtu,
             mark=MARK_FLOOD,
         )
@@ -167,7 +177,8 @@ class Routing:
                 cookie=self._cookie(self._address, peer.address),
                 mtu=hop.mtu,
             )
-        peer.is_far = hop is not None and hop.gateway is not None
+        needs_copy = self._dataplane.settings.flood_group is None
+        peer.is_far = hop is not None and (needs_copy or hop.gateway is not None)
         if template != peer.template:
             self._dataplane.set_template(host, template)
             peer.template = template

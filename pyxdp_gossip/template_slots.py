@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from pyxdp_gossip.errors import HostError
@@ -44,6 +44,10 @@ class TemplateSlots:
     def get(self, host: int) -> int | None:
         """The place of a host's template, or of the floods'."""
         return self._of.get(host)
+
+    def of_hosts(self, hosts: Collection[int]) -> list[int]:
+        """The places of those that have one, in the order of their ids."""
+        return [self._of[host] for host in sorted(hosts) if host in self._of]
 
     def tunnel_port(self, place: int) -> int:
         """UDP destination port of the headers in a place."""

@@ -35,7 +35,7 @@ from tests.golden_world import (
     underlay,
 )
 
-FLOOD_MARK, HOP_MARK = 0x80, 0x01
+FLOOD_MARK, RELAY_MARK, HOP_MARK = 0x80, 0x02, 0x01
 DATA, CONTROL = 0x03, 0x23
 PROBE, PROBE_REPLY = 1, 2
 COOKIES = PEERS[underlay(PEER)]
@@ -149,7 +149,16 @@ def unknown_rows() -> Iterator[Golden]:
                       "flood_unknown")  # fmt: skip
             yield row(f"{name}, TCP [{flags}], no flood template", tunnelled(inner),
                       "misdirected_dropped", flood=False)  # fmt: skip
+            yield row(f"{name}, TCP [{flags}] relayed", tunnelled(inner, mark=RELAY_MARK),
+                      "misdirected_flooded", output=reflooded(inner))  # fmt: skip
+            yield row(f"{name}, TCP [{flags}] relayed after a wrong hop",
+                      tunnelled(inner, mark=RELAY_MARK | HOP_MARK),
+                      "misdirected_dropped")  # fmt: skip
+            yield row(f"{name}, TCP [{flags}] relayed, no flood template",
+                      tunnelled(inner, mark=RELAY_MARK), "misdirected_dropped",
+                      flood=False)  # fmt: skip
         syn = _inner(family, tcp(State.ABSENT, "S"))
+        yield row(f"{name}, a relayed SYN", tunnelled(syn, mark=RELAY_MARK), "flood_syn")
         yield row(f"{name}, a flooded SYN", flooded(syn), "flood_syn")
         yield row(f"{name}, a unicast copy of a flooded SYN", tunnelled(syn, mark=FLOOD_MARK),
                   "flood_syn")  # fmt: skip
@@ -160,6 +169,8 @@ def unknown_rows() -> Iterator[Golden]:
         yield row(f"{name}, to the group without the mark, old cookie", to_group, "flood_unknown")
         datagram = _inner(family, udp(State.ABSENT))
         yield row(f"{name}, flooded UDP", flooded(datagram), "flood_unknown")
+        yield row(f"{name}, relayed UDP", tunnelled(datagram, mark=RELAY_MARK),
+                  "misdirected_flooded", output=reflooded(datagram))  # fmt: skip
         tagged = tunnelled(ack, tags=(Dot1Q(vlan=5),))
         yield row(f"{name}, misdirected behind a tag", tagged, "misdirected_flooded",
                   output=reflooded(ack))  # fmt: skip

@@ -22,7 +22,7 @@ EXTENSION_BYTES_MAX = 256
 VLAN_TYPES = (0x8100, 0x88A8)
 VLAN_TAGS_MAX = 2
 GUE_BYTES = 16
-MARK_FLOOD, MARK_HOP = 0x80, 0x01
+MARK_FLOOD, MARK_RELAY, MARK_HOP = 0x80, 0x02, 0x01
 OVERHEAD = 20 + 8 + GUE_BYTES
 MASK64 = (1 << 64) - 1
 UNOWNED = 65535
@@ -93,7 +93,8 @@ def _nobody(_: Packet) -> bool:
 
 @dataclass(slots=True)
 class World:
-    """All that the program knows when a frame arrives."""
+    """All that the program knows when a frame arrives. `relay`: to a host that it may ask to
+    flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None."""
 
     host: int
     address: IPv4Address
@@ -107,6 +108,7 @@ class World:
     flood: Route | None
     peers: Mapping[IPv4Address, Peer]
     agent_alive: bool = True
+    relay: Route | None = None
     knows: Callable[[Packet], bool] = field(default=_nobody)
 
 
@@ -329,6 +331,8 @@ def _run_elsewhere(world: World, owner: int, frame: bytes, packet: Packet) -> tu
 
 
 def _flood(world: World, frame: bytes, packet: Packet, mark: int, ending: str) -> tuple[str, bytes]:
+    if world.flood is None and world.relay is not None:
+        return wrap(world, world.relay, frame, packet, MARK_RELAY, "miss_relayed")
     if world.flood is None:
         return "miss_no_flood", frame
     return wrap(world, world.flood, frame, packet, mark, ending)
@@ -361,7 +365,7 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     except NotReadableError:
         return "tunnel_malformed", frame
     is_flood = to_group or bool(mark & MARK_FLOOD)
-    ending = _judge(world, inner, is_flood)
+    ending = _judge(world, inner, is_flood, is_flood or bool(mark & MARK_RELAY))
     if ending == "misdirected":
         return _misdirected(world, frame, inner, mark)
     if ending.startswith("delivered_"):
@@ -369,20 +373,21 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     return ending, frame
 
 
-def _judge(world: World, inner: Packet, is_flood: bool) -> str:
+def _judge(world: World, inner: Packet, is_flood: bool, is_search: bool) -> str:
     if (inner.destination, inner.destination_port, inner.protocol) not in world.services:
         return "tunnel_no_service"
     if inner.is_syn:
-        return "flood_syn" if is_flood else "delivered_syn"
-    if inner.protocol == UDP and not is_flood:
+        return "flood_syn" if is_search else "delivered_syn"
+    if inner.protocol == UDP and not is_search:
         return "delivered_udp"
-    if is_flood:
-        return "delivered_flood" if world.knows(inner) else "flood_unknown"
-    return "delivered_stray" if world.knows(inner) else "misdirected"
+    if world.knows(inner):
+        return "delivered_flood" if is_search else "delivered_stray"
+    return "flood_unknown" if is_flood else "misdirected"
 
 
 def _misdirected(world: World, frame: bytes, inner: Packet, mark: int) -> tuple[str, bytes]:
-    if mark & MARK_HOP or world.flood is None:
+    relays = world.relay is not None and not mark & MARK_RELAY
+    if mark & MARK_HOP or (world.flood is None and not relays):
         return "misdirected_dropped", frame
     return _flood(world, frame, inner, MARK_FLOOD | MARK_HOP, "misdirected_flooded")
 

@@ -30,6 +30,23 @@ static __always_inline struct xg_service *find_service(const struct xg_packet *p
 	return service_at(packet->destination_be, packet->destination_port_be, packet->protocol);
 }
 
+/* A program cannot copy a packet: without a group, and without a loop that takes it, one other
+ * host gets it to flood it, another one each time. */
+static __always_inline int relay(struct xdp_md *ctx, const struct xg_config *cfg,
+				 const struct xg_packet *packet)
+{
+	__u32 count = cfg->relay_count;
+	__u32 chosen;
+
+	if (count == 0)
+		return XG_COUNT_miss_no_flood;
+	chosen = bpf_get_prandom_u32() % count;
+	if (chosen >= XG_RELAYS)
+		return XG_COUNT_miss_no_flood;
+	return encapsulate(ctx, packet, cfg->relays[chosen], XG_MARK_RELAY,
+			   XG_COUNT_miss_relayed);
+}
+
 /* A miss: floods it if the budget of its kind allows, and asks the agent to ask around. */
 static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 				      const struct xg_packet *packet, __u16 slot, __u64 hash)
@@ -46,7 +63,7 @@ static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 	if (cfg->flood_copies && hand_over(ctx))
 		return HANDED_OVER;
 	if (cfg->flood_template == XG_NO_TEMPLATE)
-		return XG_COUNT_miss_no_flood;
+		return relay(ctx, cfg, packet);
 	return encapsulate(ctx, packet, cfg->flood_template, XG_MARK_FLOOD,
 			   XG_COUNT_miss_flooded);
 }
@@ -108,8 +125,9 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	return flood_miss(ctx, cfg, packet, slot, found.hash);
 }
 
-/* A unicast tunnel packet that this kernel does not take: flood it, once. The sender is told
- * only if there is no socket at all: a segment that does not fit says nothing of the session. */
+/* A unicast tunnel packet that this kernel does not take: flood it, once. The sender is told,
+ * if it took us for the owner, but only if there is no socket at all: a segment that does not fit
+ * says nothing of the session. */
 static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_config *cfg,
 					      const struct tunnel *tunnel,
 					      const struct xg_packet *inner, __u16 slot,
@@ -117,7 +135,8 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 {
 	__u64 hash = session_hash(inner, slot);
 
-	if (known == XG_UNKNOWN && remember(&recent_claims, ~hash) <= RECENT_SEEN)
+	if (!tunnel->is_search && known == XG_UNKNOWN &&
+	    remember(&recent_claims, ~hash) <= RECENT_SEEN)
 		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->peer.host);
 	if ((tunnel->mark & XG_MARK_HOP) ||
 	    (cfg->flood_template == XG_NO_TEMPLATE && !cfg->flood_copies) ||
@@ -125,10 +144,12 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 		return XG_COUNT_misdirected_dropped;
 	if (cfg->flood_copies && hand_over(ctx))
 		return HANDED_OVER;
-	if (cfg->flood_template == XG_NO_TEMPLATE)
+	if (cfg->flood_template != XG_NO_TEMPLATE)
+		return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
+				   XG_COUNT_misdirected_flooded);
+	if (tunnel->mark & XG_MARK_RELAY)	/* two hosts without loops: no packet may circle */
 		return XG_COUNT_misdirected_dropped;
-	return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
-			   XG_COUNT_misdirected_flooded);
+	return relay(ctx, cfg, inner);
 }
 
 /* What becomes of the inner packet, by socket: an ending of the delivered_* kind, or another. */
@@ -142,17 +163,17 @@ static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg
 	if (!service)
 		return XG_COUNT_tunnel_no_service;
 	slot = service->slot;
-	if (tunnel->is_flood && xg_is_syn(inner))
+	if (tunnel->is_search && xg_is_syn(inner))
 		return XG_COUNT_flood_syn;
-	if (!tunnel->is_flood && xg_is_syn(inner))
+	if (!tunnel->is_search && xg_is_syn(inner))
 		return XG_COUNT_delivered_syn;
-	if (!tunnel->is_flood && inner->protocol == XG_PROTO_UDP)
+	if (!tunnel->is_search && inner->protocol == XG_PROTO_UDP)
 		return XG_COUNT_delivered_udp;
 	known = kernel_knows(ctx, inner);
 	if (known < XG_KNOWN_HALF)
 		return tunnel->is_flood ? XG_COUNT_flood_unknown :
 					  handle_misdirected(ctx, cfg, tunnel, inner, slot, known);
-	if (!tunnel->is_flood)
+	if (!tunnel->is_search)
 		return XG_COUNT_delivered_stray;
 	if (known == XG_KNOWN_FULL &&
 	    remember(&recent_claims, session_hash(inner, slot)) <= RECENT_SEEN)

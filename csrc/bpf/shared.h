@@ -24,6 +24,8 @@
 #define XG_QUEUES 128		/* RX queues that may have a loop; the others' strays stay in XDP */
 #define XG_QUEUE_COUNTERS 48	/* room for XG_COUNTERS, so that a queue is whole cache lines */
 
+#define XG_RELAYS 511		/* hosts that this one may ask to flood: all that there may be */
+
 #define XG_BUDGET_NEW 0		/* misses seen for the first time */
 #define XG_BUDGET_SEEN 1	/* misses seen before: mostly a live client that sends again */
 #define XG_BUDGETS 2
@@ -35,13 +37,15 @@ struct xg_config {
 	__u64 budget_interval_ns[XG_BUDGETS];	/* between two floods; 0: no limit */
 	__u64 budget_burst_ns;	/* how far a budget may run ahead */
 	__u32 address_be;	/* underlay address of this host */
-	__u32 flood_group_be;
+	__u32 flood_group_be;	/* 0: there is none */
 	__u16 tunnel_port_be;
 	__u16 host;
 	__u16 flood_template;	/* index, or XG_NO_TEMPLATE */
 	__u8 mac[6];
 	__u16 flood_copies;	/* hosts to which the loop must copy each flood */
 	__u16 has_loops;	/* AF_XDP loops take what is handed over */
+	__u16 relay_count;	/* of: */
+	__u16 relays[XG_RELAYS];	/* template indices of who floods, without group and loop */
 };
 
 /*
@@ -90,7 +94,7 @@ struct xg_stamp {
 };
 
 _Static_assert(sizeof(struct xg_stamp) == 40, "shared with the loader");
-_Static_assert(sizeof(struct xg_config) == 64, "shared with the loader");
+_Static_assert(sizeof(struct xg_config) == 1088, "shared with the loader");
 _Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");

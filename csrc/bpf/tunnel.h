@@ -23,6 +23,7 @@ struct tunnel {
 	__u8 mark;
 	__u8 proto;	/* of the inner packet */
 	__u8 is_flood;
+	__u8 is_search;	/* a flood, or what leads to one: nobody said that it is ours */
 	__u8 is_probe;
 };
 
@@ -76,6 +77,7 @@ static __always_inline int open_tunnel(struct xdp_md *ctx, const struct xg_confi
 		return XG_COUNT_tunnel_bad_source;
 	tunnel->is_flood = outer->destination_be[3] == cfg->flood_group_be ||
 			   (gue->mark & XG_MARK_FLOOD);
+	tunnel->is_search = tunnel->is_flood || (gue->mark & XG_MARK_RELAY);
 	cookies = outer->destination_be[3] == cfg->flood_group_be ? peer->flood_cookie :
 								    peer->unicast_cookie;
 	if (gue->cookie != cookies[0] && gue->cookie != cookies[1])

@@ -93,7 +93,7 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 	for (uint32_t i = XG_COUNT_passed_not_ip; i <= XG_COUNT_no_headroom; i++)
 		assert(f.counters[i] > 0 || i == XG_COUNT_passed_known ||
 		       i == XG_COUNT_passed_stale_entry || i == XG_COUNT_miss_over_budget_new ||
-		       i == XG_COUNT_miss_over_budget_seen);
+		       i == XG_COUNT_miss_over_budget_seen || i == XG_COUNT_miss_relayed);
 	destroy(&f);
 }
 

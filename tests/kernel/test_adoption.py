@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 
 from pyxdp_gossip._native import QUEUE_BYTES, UNOWNED
 from pyxdp_gossip.bpf_object import BpfMap
@@ -22,6 +24,7 @@ from tests.golden_world import (
     CLIENTS,
     DEAD_PEER,
     FLOOD,
+    FLOOD_GROUP,
     OWN_HOST,
     PEER,
     PEERS,
@@ -127,6 +130,23 @@ def test_what_other_hosts_own_is_forwarded_at_once_with_the_same_bytes(
         with successor(after) as third:
             assert third.plane.adopted_hosts == [known]
             assert third.run_all(frames) == verdicts
+
+
+def test_a_group_that_is_given_up_is_sent_to_no_more(host: HostUnderTest) -> None:
+    miss = frame(4, State.ABSENT)
+    assert host.run(miss).ending == "miss_flooded"
+    with successor(host, flood_group=None) as after:
+        assert after.plane.adopted
+        for _ in range(2):
+            relayed = after.run(miss)
+            assert (relayed.ending, Ether(relayed.frame)[IP].dst) == (
+                "miss_relayed",
+                str(underlay(PEER)),
+            )
+            after.namespace.run(after.plane.attach_packets)
+        with successor(after, flood_group=FLOOD_GROUP) as third:
+            third.set_flood()
+            assert third.run(miss).ending == "miss_flooded"
 
 
 def test_entries_of_an_owner_whose_shard_was_on_its_way_are_all_kept(host: HostUnderTest) -> None:

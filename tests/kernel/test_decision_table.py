@@ -14,7 +14,7 @@ from scapy.layers.inet import TCP
 
 from pyxdp_gossip.session import KernelView
 from tests.golden import encapsulated, ethernet, ip, udp
-from tests.golden_tunnel import FLOOD_MARK, flooded, reflooded, tunnelled
+from tests.golden_tunnel import FLOOD_MARK, RELAY_MARK, flooded, reflooded, tunnelled
 from tests.golden_world import CLIENTS, FLOOD, OWN_HOST, PEER, PORT, ROUTES, VIPS, State
 from tests.kernel import dataplane_fixture
 from tests.kernel.dataplane_fixture import (
@@ -435,6 +435,19 @@ def test_a_flood_is_taken_by_the_kernel_that_knows_it_and_claimed(
     assert [event.kind for event in host.packet_events()] == ["CLAIM"]
     unicast_copy = tunnelled(inner_of(frame), mark=FLOOD_MARK)
     assert host.run(unicast_copy).ending == "delivered_flood"
+
+
+def test_what_is_relayed_here_is_taken_if_the_kernel_knows_it_and_flooded_else(
+    host: HostUnderTest, live: Connection, family: int
+) -> None:
+    host.packet_events()
+    known = inner_of(live.segment("PA"))
+    assert host.run(tunnelled(known, mark=RELAY_MARK)).ending == "delivered_flood"
+    assert [event.kind for event in host.packet_events()] == ["CLAIM"]
+    inner = inner_of(segment(family, next(_ports), "A", 1, 1))
+    verdict = host.run(tunnelled(inner, mark=RELAY_MARK))
+    assert (verdict.ending, verdict.frame) == ("misdirected_flooded", reflooded(inner))
+    assert host.packet_events() == []  # the sender did not take this host for the owner
 
 
 def test_a_flood_that_fits_no_socket_is_dropped(host: HostUnderTest, live: Connection) -> None:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,13 @@ from hypothesis import strategies as st
 
 from tests.golden import Golden, plain_rows
 from tests.golden_tunnel import tunnel_rows
-from tests.golden_world import golden_world
+from tests.golden_world import (
+    OWN_MAC,
+    PEER,
+    PEER_WITHOUT_TEMPLATE,
+    ROUTES,
+    golden_world,
+)
 from tests.kernel.conftest import connect
 from tests.kernel.dataplane_fixture import (
     HostUnderTest,
@@ -36,6 +45,17 @@ def golden_host() -> Iterator[HostUnderTest]:
     with own_namespaces() as make:
         inside, _ = make_pair(make, connect)
         with host_under_test(inside) as host:
+            yield host
+
+
+@pytest.fixture(scope="module")
+def groupless() -> Iterator[HostUnderTest]:
+    """One of a POP without a flood group, and without a loop; it can ask one host to flood."""
+    with own_namespaces() as make:
+        inside, _ = make_pair(make, connect)
+        with host_under_test(inside, flood_group=None) as host:
+            inside.run(host.plane.set_own_mac, OWN_MAC)
+            inside.run(host.plane.set_flood_copies, [PEER, PEER_WITHOUT_TEMPLATE])
             yield host
 
 
@@ -65,6 +85,24 @@ def test_the_bpf_program_agrees_with_the_golden_packets(
     golden_host.set_flood()
     golden_host.set_agent(alive)
     _check(golden_host, [row for row in ROWS if row.flood and row.agent_alive == alive])
+
+
+def test_without_a_group_and_a_loop_what_would_be_flooded_is_relayed(
+    groupless: HostUnderTest,
+) -> None:
+    world = replace(golden_world(flood=False), flood_group=IPv4Address(0), relay=ROUTES[PEER])
+    source = random.Random(7946)
+    frames = [row.frame for row in ROWS if len(row.frame) >= ETHERNET_BYTES]
+    frames += [mutated(source.choice(frames), source) for _ in range(MUTATIONS // 4)]
+    frames = [frame for frame in frames if len(frame) >= ETHERNET_BYTES]
+    counted: Counter[str] = Counter()
+    for frame, verdict in zip(frames, groupless.run_all(frames), strict=True):
+        ending, output = run(world, frame)
+        assert verdict.ending == ending, frame.hex()
+        assert verdict.action == "drop" or verdict.frame == output, frame.hex()
+        counted[ending] += 1
+    assert counted["miss_relayed"] > 100
+    assert counted["miss_flooded"] + counted["misdirected_flooded"] == 0
 
 
 def _assert_model_agrees(host: HostUnderTest, frames: Sequence[bytes]) -> None:

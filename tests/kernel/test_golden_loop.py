@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import Golden, encapsulated, plain_rows
 from tests.golden_tunnel import tunnel_rows
-from tests.golden_world import OWN_MAC, PEER, ROUTES
+from tests.golden_world import OWN_MAC, PEER, ROUTES, VLAN_PEER
 from tests.kernel.conftest import connect
 from tests.kernel.dataplane_fixture import (
     DEVICE,
@@ -63,9 +67,9 @@ class Link:
         return risen
 
 
-@pytest.fixture(scope="module", params=["copy", "skb"])
-def link(request: pytest.FixtureRequest) -> Iterator[Link]:
-    """One link for all golden packets, with the loop in one of the modes that a veth has."""
+@contextmanager
+def linked(mode: str, **changes: Any) -> Iterator[Link]:
+    """A host whose loop is in this mode, and a link to it."""
     with own_namespaces() as make:
         inside, outside = make_pair(make, connect)
         for namespace, device in ((inside, DEVICE), (outside, OUTSIDE)):
@@ -73,13 +77,20 @@ def link(request: pytest.FixtureRequest) -> Iterator[Link]:
         # no frame of the kernel's own may end in a counter meanwhile
         outside.exec(f"sysctl -qw net.ipv6.conf.{OUTSIDE}.disable_ipv6=1")
         with (
-            host_under_test(inside, plane="xsk", mode=request.param) as host,
+            host_under_test(inside, plane="xsk", mode=mode, **changes) as host,
             wire(outside, OUTSIDE) as far,
         ):
             inside.run(host.plane.attach_packets)
-            assert host.plane.forwarding == request.param
-            host.set_flood()
+            assert host.plane.forwarding == mode
             yield Link(host, far)
+
+
+@pytest.fixture(scope="module", params=["copy", "skb"])
+def link(request: pytest.FixtureRequest) -> Iterator[Link]:
+    """One link for all golden packets, with the loop in one of the modes that a veth has."""
+    with linked(request.param) as made:
+        made.host.set_flood()
+        yield made
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["agent alive", "agent dead"])
@@ -98,7 +109,7 @@ def is_big_stray(row: Golden) -> bool:
 
 
 def copy_for(row: Golden, host: int) -> bytes:
-    """The copy of a flood that a host beyond the group must get."""
+    """The copy of a flood that a host beyond the group must get, or any without a group."""
     inner = row.output[parse(row.output).l4 + UDP_AND_GUE :]
     ethernet = bytes(12) + (b"\x08\x00" if inner[0] >> 4 == 4 else b"\x86\xdd")
     mark = MARK_FLOOD if row.ending == "miss_flooded" else MARK_FLOOD | MARK_HOP
@@ -119,6 +130,23 @@ def test_with_hosts_beyond_the_group_the_loop_floods_and_copies(link: Link) -> N
             assert (risen["handed_over"], risen["flood_copies"]) == (1, 1)
     finally:
         link.host.namespace.run(link.host.plane.set_flood_copies, [])
+
+
+def test_without_a_group_each_host_gets_a_copy_of_what_is_flooded() -> None:
+    hosts = (PEER, VLAN_PEER)  # in the order of their ids
+    with linked("copy", flood_group=None) as link:
+        link.host.namespace.run(link.host.plane.set_own_mac, OWN_MAC)
+        link.host.namespace.run(link.host.plane.set_flood_copies, hosts[::-1])
+        link.host.set_agent(True)
+        rows = [row for row in ROWS if row.ending in FLOODED and row.agent_alive]
+        for row in rows:
+            if row.ending == "miss_flooded":
+                said = link.host.namespace.run(explain_on_host, link.host.plane, row.frame)
+                assert (said.ending, said.output) == (row.ending, copy_for(row, PEER))
+            risen = link.check(replace(row, output=copy_for(row, PEER)))
+            assert risen["handed_over"] == 1
+            assert link.far.receive_tunnelled(OWN_MAC) == copy_for(row, VLAN_PEER)
+        assert link.host.plane.statistics().flood_copies == len(rows)
 
 
 def test_a_frame_that_vanishes_on_its_way_to_the_loop_stops_nothing(link: Link) -> None:

@@ -22,7 +22,7 @@ from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import packed16
 from pyxdp_gossip.templates import GUE_OVERHEAD, PACKED
 from tests.golden import ethernet, ip, tcp
-from tests.golden_tunnel import FLOOD_MARK, flooded, tunnelled
+from tests.golden_tunnel import FLOOD_MARK, RELAY_MARK, flooded, tunnelled
 from tests.golden_world import (
     CLIENTS,
     FLOOD_GROUP,
@@ -41,6 +41,7 @@ from tests.kernel.live_connection import wait_for
 from tests.model import Entry
 
 HOST, FAR_HOST = 20, 21
+MISSES = 50  # of two hosts each is drawn at least once
 PEER, FAR_PEER = IPv4Address("10.8.0.30"), IPv4Address("10.99.0.9")
 GATEWAY = IPv4Address("10.8.0.40")
 PEER_MAC, GATEWAY_MAC = "02:00:00:00:01:30", "02:00:00:00:01:40"
@@ -111,6 +112,10 @@ class Ways:
         frame = bytes(ethernet() / ip(4) / transport / Raw(bytes(inner_len - 40)))
         return self.host.run(frame)
 
+    def miss(self) -> Any:
+        """A segment of a session that nobody knows: its verdict."""
+        return self.host.run(bytes(ethernet() / ip(4) / tcp(State.ABSENT, "A")))
+
     def sent(self, number: int = HOST) -> Any:
         """The outer headers of a stray that is sent to its owner, or None."""
         verdict = self.stray(number)
@@ -148,9 +153,9 @@ def pop(netns: Callable[[str], Namespace]) -> Pop:
 
 
 @contextmanager
-def ways_of(pop: Pop, secrets: list[bytes] = SECRETS) -> Iterator[Ways]:
-    """Routing over a data path of its own."""
-    with host_under_test(pop.inside) as host:
+def ways_of(pop: Pop, secrets: list[bytes] = SECRETS, **changes: Any) -> Iterator[Ways]:
+    """Routing over a data path of its own; `changes` are of DataplaneSettings."""
+    with host_under_test(pop.inside, **changes) as host:
         yield Ways(pop, host, secrets)
 
 
@@ -280,18 +285,40 @@ def test_another_mac_of_this_host_is_in_all_that_is_sent_and_delivered(beside: W
     assert beside.sent().src == OTHER_MAC
     delivered = beside.arrived()
     assert (delivered.ending, Ether(delivered.frame).dst) == ("delivered_syn", OTHER_MAC)
-    miss = beside.host.run(bytes(ethernet() / ip(4) / tcp(State.ABSENT, "A")))
+    miss = beside.miss()
     assert (miss.ending, Ether(miss.frame).src) == ("miss_flooded", OTHER_MAC)
 
 
 def test_a_flood_goes_to_the_group_with_its_mark_and_cookie(ways: Ways) -> None:
-    miss = ways.host.run(bytes(ethernet() / ip(4) / tcp(State.ABSENT, "A")))
+    miss = ways.miss()
     outer = Ether(miss.frame)
     assert (miss.ending, outer.dst) == ("miss_flooded", "01:00:5e:40:07:02")
     assert (outer[IP].dst, outer[UDP].dport) == (str(FLOOD_GROUP), TUNNEL_PORT)
     assert bytes(outer[UDP].payload)[5] == FLOOD_MARK
     ends = (packed16(OWN_ADDRESS), packed16(FLOOD_GROUP))
     assert cookie_of(outer) == tunnel_cookie(SECRETS[0], *ends)
+
+
+def test_without_a_group_every_host_with_a_way_may_be_asked_to_flood(pop: Pop) -> None:
+    with ways_of(pop, flood_group=None) as ways:
+        assert ways.miss().ending == "miss_no_flood"
+        ways.add(HOST, PEER)
+        ways.add(FAR_HOST, FAR_PEER)
+        wait_for("both ways", ways.is_complete)
+        hops = {}
+        for _ in range(MISSES):
+            miss = ways.miss()
+            outer = Ether(miss.frame)
+            assert (miss.ending, bytes(outer[UDP].payload)[5]) == ("miss_relayed", RELAY_MARK)
+            ends = (packed16(OWN_ADDRESS), packed16(IPv4Address(outer[IP].dst)))
+            assert cookie_of(outer) == tunnel_cookie(SECRETS[0], *ends)
+            hops[outer[IP].dst] = outer.dst
+        assert hops == {str(PEER): PEER_MAC, str(FAR_PEER): GATEWAY_MAC}
+        ways.remove(HOST)
+        assert {Ether(ways.miss().frame)[IP].dst for _ in range(MISSES)} == {str(FAR_PEER)}
+        ways.pop.inside.ip(f"link set {DEVICE} address {OTHER_MAC}")
+        wait_for("the way again", ways.is_complete)
+        assert Ether(ways.arrived(source=FAR_PEER).frame).dst == OTHER_MAC
 
 
 def test_adding_a_host_again_changes_nothing(beside: Ways) -> None:

@@ -14,8 +14,8 @@ from tests.model import run
 
 ROOT = Path(__file__).parents[2]
 
-# Endings that need a socket of this kernel, a spent budget, a frame without headroom, or an AF_XDP
-# loop that something happened to.
+# Endings that need a socket of this kernel, a spent budget, a frame without headroom, a POP without
+# a flood group, or an AF_XDP loop that something happened to.
 NEED_A_KERNEL = {
     "passed_known",
     "passed_stale_entry",
@@ -23,6 +23,7 @@ NEED_A_KERNEL = {
     "delivered_flood",
     "miss_over_budget_new",
     "miss_over_budget_seen",
+    "miss_relayed",
     "no_headroom",
     "overtaken",
     "loop_stale",
