@@ -32,6 +32,7 @@ from pyxdp_gossip.gossip.events import (
     KeysChanged,
     Leave,
     MemberChanged,
+    MemberState,
     PathChanged,
     ProbeWanted,
     SocketEvents,
@@ -105,25 +106,17 @@ class Agent:
 
     def _start(self) -> None:
         config, now = self.config, time.monotonic_ns()
-        group, flood_group = config.gossip.group, config.gossip.flood_group
-        if not isinstance(group, IPv4Address) or not isinstance(flood_group, IPv4Address):
-            raise ConfigError(
-                "[gossip] group: this version needs an IPv4 multicast group; "
-                "unicast members and IPv6 groups are not built yet"
-            )
         if config.metrics_listen:
             self.log.warning("[metrics] has no effect: this version has no listener")
         if config.peers:
             self.log.warning("[[peer]] has no effect here: the kernel's routes are followed")
-        address = config.host.address or netlink.first_address(config.host.interface)
-        if not isinstance(address, IPv4Address):
-            raise ConfigError("[host] address: this version needs an IPv4 underlay address")
-        self.address = address
+        settings = dataplane_settings(config, self._slots)
+        self.address = address = settings.address
         self._stack.enter_context(contextlib.closing(FolderLock(config.dataplane.pins)))
-        self.dataplane = Dataplane(dataplane_settings(config, address, flood_group, self._slots))
+        self.dataplane = Dataplane(settings)
         self._stack.enter_context(self.dataplane)
         self._say_what_is_adopted()
-        self._open_sockets(address, group)
+        self._open_sockets(address)
         self.watch = InterfaceWatch(
             config.host.interface, address, self.dataplane, self.gossip, self._interface_changed
         )
@@ -152,16 +145,16 @@ class Agent:
         elif plane.rebuilt_because:
             self.log.warning("maps rebuilt", reason=plane.rebuilt_because)
 
-    def _open_sockets(self, address: IPv4Address, group: IPv4Address) -> None:
+    def _open_sockets(self, address: IPv4Address) -> None:
         enter = self._stack.enter_context
         tcp = {
             (service.vip, service.port): slot
             for slot, service in self.services.items()
             if service.protocol == "tcp"
         }
-        self.gossip = enter(
-            GossipSocket(self.config.host.interface, address, group, self.config.gossip.port)
-        )
+        config, interface = self.config.gossip, self.config.host.interface
+        self.gossip = enter(GossipSocket(interface, address, config.group, config.port))
+        self._follow_members()
         self.probe = enter(ProbeSocket(address))
         self.follower = enter(netlink.Follower())
         self.kernel = enter(
@@ -450,6 +443,15 @@ class Agent:
             self.routing.add(event.host, event.address, event.tunnel_port)
         else:
             self.routing.remove(event.host)
+        self._follow_members()
+
+    def _follow_members(self) -> None:
+        """Without a group: all but those that left. Dead ones too, or two hosts that lost each
+        other would not meet again; and the configured ones, which nobody may have heard yet."""
+        if self.config.gossip.group is None:
+            known = (one for one in self.members.values() if one.state is not MemberState.LEFT)
+            addresses = [*self.config.gossip.members, *(one.address for one in known)]
+            self.gossip.set_everyone(addresses)
 
     def _probe_wanted(self, event: ProbeWanted, now: int) -> None:
         self.probes.send(event)

@@ -7,21 +7,34 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 from pyxdp_gossip import netlink
-from pyxdp_gossip.config import Config
+from pyxdp_gossip.config import NOT_ITSELF, Config
 from pyxdp_gossip.dataplane_settings import DataplaneSettings
+from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.session import Service
 
 
-def dataplane_settings(
-    config: Config, address: IPv4Address, flood_group: IPv4Address, services: Mapping[Service, int]
-) -> DataplaneSettings:
+def dataplane_settings(config: Config, services: Mapping[Service, int]) -> DataplaneSettings:
     """What the data path of one host is told.
 
     Args:
-        address: the host's underlay address.
         services: each service's slot.
+
+    Raises:
+        ConfigError: the underlay is not IPv4, or this host is among the others.
+        HostError: the interface is missing, or has no address.
     """
-    plane = config.dataplane
+    plane, gossip = config.dataplane, config.gossip
+    address = config.host.address or netlink.first_address(config.host.interface)
+    if not isinstance(address, IPv4Address):
+        raise ConfigError("[host] address: this version needs an IPv4 underlay address")
+    flood_group = gossip.flood_group
+    if not isinstance(flood_group, IPv4Address | None):
+        raise ConfigError("[gossip] group: this version needs an IPv4 multicast group")
+    for member in gossip.members:
+        if member.version != 4:
+            raise ConfigError(f"[gossip] members is {member}: this version needs IPv4 addresses")
+        if member == address:
+            raise ConfigError(f"[gossip] members is {member}, expected {NOT_ITSELF}")
     return DataplaneSettings(
         host=config.host.id,
         interface=config.host.interface,

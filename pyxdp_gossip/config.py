@@ -27,6 +27,7 @@ SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
 DEFAULT_TUNNEL_PORT = 6080  # GUE: draft-ietf-intarea-gue section 8.1 (IANA)
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
+NOT_ITSELF = "other hosts' addresses, not this host's own"
 
 KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "": ("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
@@ -121,8 +122,9 @@ class HostConfig:
 class GossipConfig:
     """[gossip]: with whom, how sealed and how fast.
 
-    Either `group` is set (multicast) or `members` is not empty (unicast); `port` serves both.
-    `flood_group` is None in unicast mode. `keys` is empty if and only if `insecure`.
+    Either `group` is set (multicast) or `members` is not empty (unicast: other hosts, by whom this
+    one finds all of them); `port` serves both. `flood_group` is None in unicast mode. `keys` is
+    empty if and only if `insecure`.
     """
 
     group: Address | None
@@ -223,13 +225,19 @@ class Config:
         """
         top = TableReader(label, "", data, KNOWN_KEYS)
         host = _read_host(top.table("host"))
-        gossip, warnings = _read_gossip(top.table("gossip"), folder or Path())
+        gossip_table = top.table("gossip")
+        gossip, warnings = _read_gossip(gossip_table, folder or Path())
+        if host.address in gossip.members:
+            raise gossip_table.error("members", str(host.address), NOT_ITSELF)
         services = _read_services(top.tables("service", SERVICES_MAX), label)
         plane = top.table("dataplane", optional=True)
         dataplane = _read_dataplane(plane, host.id)
         if dataplane.tunnel_port == gossip.port:
             what = "another port than the gossip's, whose packets it would take"
             raise plane.error("tunnel_port", dataplane.tunnel_port, what)
+        if gossip.members and dataplane.plane == "xdp":
+            what = '"xsk" where [gossip] lists members: an XDP program cannot copy a packet'
+            raise plane.error("plane", dataplane.plane, what)
         return cls(
             host=host,
             gossip=gossip,
@@ -238,7 +246,7 @@ class Config:
             table=_read_table(top.table("table", optional=True)),
             metrics_listen=_read_metrics(top.table("metrics", optional=True)),
             control_socket=_read_control(top.table("control", optional=True), host.id),
-            peers=_read_peers(top.tables("peer", PEERS_MAX)),
+            peers=_read_peers(top.tables("peer", PEERS_MAX), host),
             warnings=warnings,
         )
 
@@ -288,6 +296,9 @@ def _read_reach(table: TableReader) -> tuple[Address | None, tuple[Address, ...]
     """Multicast group and port, or unicast members and port."""
     endpoint = table.endpoint("group", optional=True)
     members = table.addresses("members")
+    for member in members:
+        if member.is_multicast or member.is_unspecified:
+            raise table.error("members", str(member), "other hosts' own unicast addresses")
     if endpoint is None and not members:
         raise table.error("group", None, 'a multicast group, "239.192.7.1:7946", or `members`')
     if endpoint is None:
@@ -375,7 +386,7 @@ def _read_control(table: TableReader, host_id: int) -> Path:
     return Path(socket if socket is not None else f"/run/pyxdp-gossip/host-{host_id}.sock")
 
 
-def _read_peers(tables: list[TableReader]) -> tuple[PeerConfig, ...]:
+def _read_peers(tables: list[TableReader], host: HostConfig) -> tuple[PeerConfig, ...]:
     peers: list[PeerConfig] = []
     for table in tables:
         address = table.address("address")
@@ -385,7 +396,11 @@ def _read_peers(tables: list[TableReader]) -> tuple[PeerConfig, ...]:
         if mac is None or (own and gateway):
             raise table.error("mac", None, "either `mac` or `gateway_mac`, like 02:00:00:00:00:01")
         peer = PeerConfig(table.integer("id", 0, HOST_ID_MAX), address, mac)
+        if peer.id == host.id:
+            raise table.error("id", peer.id, "another host's id, not this host's own")
         if any(peer.id == other.id for other in peers):
             raise table.error("id", peer.id, "each peer once; remove one of the two")
+        if any(peer.address == other.address for other in peers):
+            raise table.error("address", str(peer.address), "each peer's own; change one of two")
         peers.append(peer)
     return tuple(peers)

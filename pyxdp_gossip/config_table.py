@@ -133,12 +133,16 @@ class TableReader:
         return self._address(key, value)
 
     def addresses(self, key: str) -> tuple[Address, ...]:
-        """A list of IP addresses, empty if absent, without doubles."""
+        """A list of IP addresses, each once, empty if absent."""
         value = self._data.get(key)
         rows = [] if value is None else value
         if not isinstance(rows, list) or len(rows) > MEMBERS_MAX:
             raise self.error(key, value, f"a list of at most {MEMBERS_MAX} IP addresses")
-        return tuple(dict.fromkeys(self._address(key, row) for row in rows))
+        addresses = tuple(self._address(key, row) for row in rows)
+        for place, address in enumerate(addresses):
+            if address in addresses[:place]:
+                raise self.error(key, str(address), "each address once; remove one of the two")
+        return addresses
 
     def _address(self, key: str, value: object) -> Address:
         try:

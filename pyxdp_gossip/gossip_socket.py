@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,13 +16,13 @@ from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.session import Address, format_endpoint
 
 RECEIVE_BUFFER = 8 << 20  # bytes: a second of 64 hosts' shards while this agent is not run
-SEND_BUFFER = 1 << 20  # bytes: some bursts
+SEND_BUFFER = 8 << 20  # bytes: without a group, a burst for each of 50 hosts
 PROBE_ROOM = 256  # bytes of a probe's answer
-HOPS = 1  # gossip stays in its broadcast domain
+HOPS = 1  # multicast gossip stays in its broadcast domain
 SO_RXQ_OVFL = 40  # include/uapi/asm-generic/socket.h; not in the socket module
 IP_MULTICAST_ALL = 49  # include/uapi/linux/in.h
 IPV6_MULTICAST_ALL = 29  # include/uapi/linux/in6.h
-SO_RCVBUFFORCE = 33
+SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 
 # The network's state of this moment; the datagram is lost, as any may be.
 _EXPECTED = frozenset(
@@ -53,12 +53,13 @@ class SocketCounters:
 class GossipSocket:
     """Multicast to the group and unicast to hosts, both on the gossip's port.
 
-    Not thread-safe. A context manager; `filenos` are for poll().
+    Without a group, what is for all goes to each address of `set_everyone` by unicast. Not
+    thread-safe. A context manager; `filenos` are for poll().
 
     Args:
         interface: device that the group is joined on and sent from.
         address: this host's underlay address, of the group's family; what peers answer to.
-        group: multicast address; None opens the unicast socket only.
+        group: multicast address; None: no multicast in or out.
         port: UDP port of both.
 
     Raises:
@@ -67,7 +68,8 @@ class GossipSocket:
 
     def __init__(self, interface: str, address: Address, group: Address | None, port: int) -> None:
         self._sent = self._send_failed = self._received = self._receive_failed = 0
-        self._group = None if group is None else (str(group), port)
+        self._port = port
+        self._everyone: tuple[tuple[str, int], ...] = ((str(group), port),) if group else ()
         self._address, self._joined = address, group
         self._sockets: list[socket.socket] = []
         self._readers: dict[int, DatagramReader] = {}
@@ -79,8 +81,8 @@ class GossipSocket:
             ) from None
         try:
             self._unicast = self._open(address, port)
-            self._set_multicast_out(self._unicast, index, address)
             if group is not None:
+                self._set_multicast_out(self._unicast, index, address)
                 self._member = self._open(group, port)
                 self._join(self._member, index, group)
             self._index = index
@@ -100,11 +102,14 @@ class GossipSocket:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        for forced, bounded, size in (
+            (SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER),
+            (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER),
+        ):
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, forced, size)
+            except PermissionError:
+                opened.setsockopt(socket.SOL_SOCKET, bounded, size)
         opened.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         opened.bind((str(address), port))
         self._readers[opened.fileno()] = DatagramReader(opened.fileno())
@@ -141,8 +146,8 @@ class GossipSocket:
         """
         try:
             index = socket.if_nametoindex(interface)
-            self._set_multicast_out(self._unicast, index, self._address)
             if self._joined is not None:
+                self._set_multicast_out(self._unicast, index, self._address)
                 self._leave(self._member, self._index, self._joined)
                 self._join(self._member, index, self._joined)
             self._index = index
@@ -177,15 +182,26 @@ class GossipSocket:
             overflowed=sum(reader.overflows for reader in self._readers.values()),
         )
 
+    def set_everyone(self, addresses: Iterable[Address]) -> None:
+        """Whom a datagram for all reaches from now on, where there is no group.
+
+        Args:
+            addresses: the other hosts', each of which listens on the same port.
+        """
+        assert self._joined is None, "a group reaches everyone"
+        hosts = sorted({str(address) for address in addresses if address != self._address})
+        self._everyone = tuple((host, self._port) for host in hosts)
+
     def send(self, destination: tuple[str, int] | None, data: bytes) -> None:
-        """Send one datagram, to the group if `destination` is None; never blocks or raises.
+        """Send one datagram, to everyone if `destination` is None; never blocks or raises.
 
         A datagram that cannot be sent is counted: the gossip treats it as any lost one.
         """
-        target = self._group if destination is None else destination
+        for target in self._everyone if destination is None else (destination,):
+            self._send_one(target, data)
+
+    def _send_one(self, target: tuple[str, int], data: bytes) -> None:
         try:
-            if target is None:
-                raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
             self._unicast.sendto(data, target)
         except OSError as error:
             if error.errno not in _EXPECTED:

@@ -41,7 +41,7 @@ ALLOWED = {
     "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"session"},
-    "agent_settings": {"config", "dataplane_settings", "netlink", "session"},
+    "agent_settings": {"config", "dataplane_settings", "errors", "netlink", "session"},
     "template_slots": {"errors", "templates"},
     "pins": {
         "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink",

@@ -5,7 +5,7 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -14,7 +14,8 @@ from pyxdp_gossip.popbox import names
 from pyxdp_gossip.popbox.failures import BoxError
 from pyxdp_gossip.popbox.processes import Process, python_command
 
-GROUP = "239.192.7.1:7946"
+GOSSIP_PORT = 7946
+GROUP = f"239.192.7.1:{GOSSIP_PORT}"
 READY_TIMEOUT_S = 30.0
 """A join takes a second or two; many agents on two cores take their turns."""
 STOP_TIMEOUT_S = 15.0
@@ -32,12 +33,19 @@ def write_key_file(path: Path) -> None:
         file.write(f"1 {base64.b64encode(os.urandom(32)).decode('ascii')}\n")
 
 
-def default_settings(host: int, folder: Path, pins: Path, cgroup: Path) -> dict[str, Any]:
-    """The tables of one host's configuration, services of both families included."""
+def default_settings(
+    host: int, folder: Path, pins: Path, cgroup: Path, members: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The tables of one host's configuration, services of both families included.
+
+    Args:
+        members: the other hosts' addresses where there is no multicast; empty: the group.
+    """
+    unicast = {"members": list(members), "port": GOSSIP_PORT}
     return {
         "host": {"id": host, "interface": "eth0"},
         "gossip": {
-            "group": GROUP,
+            **(unicast if members else {"group": GROUP}),
             "key_file": str(folder.parent / "gossip.key"),
             "preset": "loopback",
         },
@@ -65,11 +73,19 @@ def to_toml(tables: Mapping[str, Any]) -> str:
 class Agent:
     """One agent; started again after a stop or a kill with the same configuration."""
 
-    def __init__(self, host: int, folder: Path, namespace: str, cgroup: Path, pins: Path) -> None:
+    def __init__(
+        self,
+        host: int,
+        folder: Path,
+        namespace: str,
+        cgroup: Path,
+        pins: Path,
+        members: Sequence[str] = (),
+    ) -> None:
         self._host = host
         self._namespace = namespace
         self._cgroup = cgroup
-        self._defaults = default_settings(host, folder, pins, cgroup)
+        self._defaults = default_settings(host, folder, pins, cgroup, members)
         self.config = folder / "agent.toml"
         self.ready = folder / "agent.ready"
         self.log = folder / "agent.log"

@@ -31,6 +31,7 @@ class Box:
         ipv6: which VIP `vip` is; both are always served and routed.
         tcp_syncookies: host id to the value of net.ipv4.tcp_syncookies.
         seed: of the content that the proxies serve.
+        multicast: False: the POP's network carries none, and the agents are told of each other.
 
     Raises:
         BoxError: from `__enter__`; what is missing, and what to do. Nothing is left then.
@@ -44,6 +45,7 @@ class Box:
         ipv6: bool = False,
         tcp_syncookies: Mapping[int, int] | None = None,
         seed: int = 1,
+        multicast: bool = True,
     ) -> None:
         if not 1 <= hosts <= names.HOSTS_MAX:
             raise BoxError(f"{hosts} hosts: use 1 to {names.HOSTS_MAX}")
@@ -60,6 +62,7 @@ class Box:
         self._proxy = proxy
         self._syncookies = dict(tcp_syncookies or {})
         self._seed = seed
+        self._multicast = multicast
         self._pid = os.getpid()
         self._lock: int | None = None
         self._processes: dict[str, list[Process]] = {}
@@ -121,7 +124,7 @@ class Box:
         spaces = network.namespaces(self._pid, hosts, clients)
         lines = "".join(f"netns add {name}\n" for name in spaces)
         commands.run("making the namespaces", ["ip", "-batch", "-"], lines)
-        router = network.router_script(self._pid, hosts, clients)
+        router = network.router_script(self._pid, hosts, clients, self._multicast)
         programs = observer.attach_script(hosts, clients)
         commands.run_steps([self._script(spaces[0], "building the router", router + programs)])
         commands.run_steps(
@@ -170,7 +173,11 @@ class Box:
                 self.host_namespace(host),
                 self.host_cgroup(host),
                 leftovers.pin_folder(self._pid) / f"host-{host}",
+                () if self._multicast else self._others(host),
             )
+
+    def _others(self, host: int) -> list[str]:
+        return [names.host_address(other).ipv4 for other in self.host_ids if other != host]
 
     def _start_proxies(self) -> None:
         waiting: list[tuple[Process, int]] = []

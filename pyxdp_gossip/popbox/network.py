@@ -74,11 +74,12 @@ def _client_links(pid: int, client: int) -> list[str]:
     ]
 
 
-def router_script(pid: int, hosts: int, clients: int) -> str:
+def router_script(pid: int, hosts: int, clients: int, multicast: bool = True) -> str:
     """The bridge, all links, and static entries for what is fixed.
 
     A static forwarding entry per host stays when the link of a dead host is down: without it the
-    bridge would flood the dead host's packets to all others.
+    bridge would flood the dead host's packets to all others. Without `multicast`, no host gets
+    another one's: the router's own go through, and so do broadcasts.
     """
     bridge = names.BRIDGE
     lines = [
@@ -101,6 +102,11 @@ def router_script(pid: int, hosts: int, clients: int) -> str:
         for host in range(1, hosts + 1)
     ]
     offloads = [f"ethtool -K {port} {OFFLOADS}\n" for port in ports]
+    if not multicast:
+        forwarding += [
+            f"bridge link set dev {names.host_port(host)} mcast_flood off\n"
+            for host in range(1, hosts + 1)
+        ]
     return "".join([set_sysctls(router_sysctls()), batch(lines), *forwarding, *offloads])
 
 

@@ -54,12 +54,18 @@ def host(netns: MakeNamespace, tmp_path: Path) -> Iterator[AgentHost]:
         yield made
 
 
-WRONG_SETTINGS = [
+UNICAST = {"group": None, "port": 7946}
+
+WRONG_SETTINGS: list[tuple[str, dict[str, Any], str, str]] = [
     ("gossip", {"key_file": "none.key"}, "none.key", "`pyxdp-gossip keygen`"),
     ("gossip", {"key_file": None}, "key_file is missing", "`insecure = true`"),
     ("gossip", {"grop": 1}, "unknown key `grop`", "`group`"),
     ("gossip", {"group": "10.8.0.1:7946"}, "group", "a multicast address"),
     ("gossip", {"group": "[ff05::7]:7946"}, "group", "needs an IPv4 multicast group"),
+    ("gossip", {"members": ["10.8.0.12"]}, "either `group`", "or `members`"),
+    ("gossip", UNICAST | {"members": ["10.8.0.11"]}, "members is 10.8.0.11", "not this host's own"),
+    ("gossip", UNICAST | {"members": ["fd08::12"]}, "members is fd08::12", "needs IPv4 addresses"),
+    ("gossip", UNICAST | {"members": []}, "group is missing", "or `members`"),
     ("service", {"vip": "198.51.100"}, "vip is '198.51.100'", "an IPv4 or IPv6 address"),
     ("service", {"vip": "224.0.0.1"}, "vip is '224.0.0.1'", "a unicast address"),
     ("service", {"port": 0}, "port is 0", "1..65535"),

@@ -90,6 +90,42 @@ def test_at_most_so_many_datagrams_are_received_at_once(pair: Any) -> None:
     assert two.receive(3) == []
 
 
+def test_without_a_group_what_is_for_all_goes_to_each_host_that_can_be_reached(
+    netns: Callable[[str], Any],
+) -> None:
+    space = netns("l")
+    own, second, third = (ip_address(f"127.0.0.{number}") for number in (1, 2, 3))
+    nowhere = ip_address("10.99.0.1")  # sorts before them, and there is no route to it
+    with (
+        space.run(GossipSocket, "lo", own, None, PORT) as one,
+        space.run(GossipSocket, "lo", second, None, PORT) as two,
+        space.run(GossipSocket, "lo", third, None, PORT) as three,
+    ):
+        one.send(None, b"nobody is known yet")
+        one.set_everyone([nowhere, second, third, own, second])
+        one.send(None, b"to all")
+        for other in (two, three):
+            assert received(other) == [(b"to all", (str(own), PORT))]
+            assert other.receive(10) == []
+        assert (one.counters.sent, one.counters.send_failed) == (2, 1)
+        one.set_everyone([third])
+        one.send(None, b"to the third")
+        assert received(three) == [(b"to the third", (str(own), PORT))]
+        assert [one.receive(10), two.receive(10)] == [[], []]
+
+
+def test_without_a_group_none_is_joined(netns: Callable[[str], Any]) -> None:
+    space = netns("l")
+    space.ip("link add d0 type veth peer name d1")
+    space.ip("link set d0 up")
+    space.ip("addr add 10.72.0.1/24 dev d0")
+    before = space.ip("maddr show dev d0")
+    with space.run(GossipSocket, "d0", ip_address("10.72.0.1"), None, PORT) as gossip:
+        assert len(gossip.filenos) == 1
+        space.run(gossip.rejoin, "d0")
+        assert space.ip("maddr show dev d0") == before
+
+
 def test_an_interface_that_goes_down_is_counted_and_raises_nothing(pair: Any) -> None:
     left, _, one, _ = pair
     left.ip("link set l0 down")

@@ -83,11 +83,32 @@ def test_a_secret_is_never_shown() -> None:
 
 def test_unicast_members_take_the_place_of_the_group() -> None:
     data = least()
-    data["gossip"] = {"members": ["10.8.0.11", "10.8.0.12"], "port": 7946, "insecure": True}
+    data["gossip"] = UNICAST
     gossip = Config.from_dict(data).gossip
     assert gossip.group is None
     assert gossip.flood_group is None
     assert gossip.members == (ip_address("10.8.0.11"), ip_address("10.8.0.12"))
+
+
+UNICAST = {"members": ["10.8.0.11", "10.8.0.12"], "port": 7946, "insecure": True}
+
+
+@pytest.mark.parametrize(
+    ("table", "keys", "message"),
+    [
+        ("host", {"address": "10.8.0.12"}, "members is '10.8.0.12'.*not this host's own"),
+        ("dataplane", {"plane": "xdp"}, "plane is 'xdp', expected \"xsk\" where .* lists members"),
+    ],
+)
+def test_what_does_not_go_with_members_is_refused(
+    table: str, keys: dict[str, Any], message: str
+) -> None:
+    data = least()
+    data["gossip"] = UNICAST
+    data[table] = data.get(table, {}) | keys
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config.from_dict(data)
+    assert "\n" not in str(caught.value)
 
 
 def test_insecure_is_a_warning() -> None:
@@ -142,6 +163,15 @@ WRONG = [
     ("gossip", {"members": ["10.0.0.1"], "insecure": True}, "port is missing"),
     ("gossip", {"members": "10.0.0.1", "port": 1, "insecure": True}, "a list of"),
     ("gossip", {"members": ["x"], "port": 1, "insecure": True}, "members is 'x'"),
+    ("gossip", {"members": [], "port": 1, "insecure": True}, "group is missing.*or `members`"),
+    ("gossip", {"members": ["10.0.0.1"] * 2, "port": 1, "insecure": True}, "each address once"),
+    ("gossip", {"members": ["239.1.1.1"], "port": 1, "insecure": True}, "unicast addresses"),
+    ("gossip", {"members": ["0.0.0.0"], "port": 1, "insecure": True}, "unicast addresses"),
+    (
+        "gossip",
+        {"members": ["10.0.0.1"], "port": 1, "insecure": True, "flood_group": "239.1.1.2"},
+        "a multicast address, beside `group`",
+    ),
     ("gossip", {"group": "239.1.1.1:1"}, "key_file is missing.*keygen.*insecure = true"),
     ("gossip", {"group": "239.1.1.1:1", "key_file": "none"}, "key_file.*No such file"),
     ("gossip", {"group": "239.1.1.1:1", "key_file": "k", "insecure": True}, "not both"),
@@ -170,6 +200,8 @@ WRONG = [
     ("table", {"sessions_v4": 0}, "sessions_v4 is 0"),
     ("metrics", {"listen": "9469"}, "ADDRESS:PORT"),
     ("peer", [PEER, PEER], "each peer once"),
+    ("peer", [PEER, PEER | {"id": 5}], "each peer's own"),
+    ("peer", [PEER | {"id": 3}], "not this host's own"),
     ("peer", [PEER | {"mac": "2:0:0:0:0:1"}], "expected a MAC address"),
     ("peer", [PEER | {"gateway_mac": "02:00:00:00:00:0b"}], "either `mac` or `gateway_mac`"),
     ("hosts", {}, "unknown key `hosts` in the file; .* `host`"),

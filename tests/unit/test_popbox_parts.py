@@ -122,6 +122,15 @@ def test_the_agents_configuration_is_one_that_the_agent_reads(tmp_path: Path) ->
     assert [service.port for service in config.services] == [80, 80]
 
 
+def test_without_multicast_an_agent_is_told_of_the_others(tmp_path: Path) -> None:
+    agents.write_key_file(tmp_path / "gossip.key")
+    members = ["10.8.0.11", "10.8.0.12"]
+    tables = agents.default_settings(3, tmp_path / "h3", Path("/p"), Path("/c"), members)
+    config = Config.from_dict(tomllib.loads(agents.to_toml(tables)), folder=tmp_path)
+    assert config.gossip.group is None
+    assert [str(member) for member in config.gossip.members] == members
+
+
 def test_the_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "gossip.key"
     agents.write_key_file(path)
