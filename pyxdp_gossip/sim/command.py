@@ -21,10 +21,10 @@ SHOWN = 5  # violations of one seed
 
 
 def simulate_many(
-    hosts: int, seeds: range, *, seconds: float, calm: bool, jobs: int
+    hosts: int, seeds: range, *, seconds: float, calm: bool, jobs: int, unicast: bool = False
 ) -> Iterator[Result]:
     """Run seeds in `jobs` processes; results in the order of the seeds."""
-    work = partial(_run, hosts, seconds=seconds, calm=calm)
+    work = partial(_run, hosts, seconds=seconds, calm=calm, unicast=unicast)
     if jobs == 1:
         yield from map(work, seeds)
         return
@@ -32,19 +32,19 @@ def simulate_many(
         yield from pool.map(work, seeds, chunksize=4)
 
 
-def _run(hosts: int, seed: int, *, seconds: float, calm: bool) -> Result:
+def _run(hosts: int, seed: int, *, seconds: float, calm: bool, unicast: bool) -> Result:
     """One seed. A POP's cycles are looked for once, at its end: a tenth of the time less."""
     gc.disable()
     try:
-        return simulate(hosts, seed, seconds=seconds, calm=calm)
+        return simulate(hosts, seed, seconds=seconds, calm=calm, unicast=unicast)
     finally:
         gc.enable()
         gc.collect()
 
 
-def replay_command(result: Result, calm: bool) -> str:
+def replay_command(result: Result, calm: bool, unicast: bool = False) -> str:
     """The one command that shows a result again."""
-    flags = " --calm" if calm else ""
+    flags = " --calm" * calm + " --unicast" * unicast
     return (
         f"pyxdp-gossip sim --hosts {result.hosts} --seed {result.seed} "
         f"--seconds {result.virtual_s:g}{flags}"
@@ -58,14 +58,23 @@ def replay_command(result: Result, calm: bool) -> str:
 @click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(4.0, 3600.0))
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--calm", is_flag=True, help="No faults.")
+@click.option("--unicast", is_flag=True, help="The network carries no multicast.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="The results.")
 def sim_command(
-    hosts: int, seed: int, seeds: int, seconds: float, jobs: int, calm: bool, json_path: Path | None
+    hosts: int,
+    seed: int,
+    seeds: int,
+    seconds: float,
+    jobs: int,
+    calm: bool,
+    unicast: bool,
+    json_path: Path | None,
 ) -> None:
     """A POP of gossip cores in virtual time, with faults, and what must hold all the while."""
     results: list[Result] = []
     bad = 0
-    many = simulate_many(hosts, range(seed, seed + seeds), seconds=seconds, calm=calm, jobs=jobs)
+    chosen = range(seed, seed + seeds)
+    many = simulate_many(hosts, chosen, seconds=seconds, calm=calm, jobs=jobs, unicast=unicast)
     for result in many:
         if json_path or seeds == 1:
             results.append(result)
@@ -74,7 +83,7 @@ def sim_command(
             click.echo(f"seed {result.seed}: {', '.join(result.faults)}")
             for line in result.violations[:SHOWN]:
                 click.echo(f"  {line}")
-            click.echo(f"  replay: {replay_command(result, calm)}")
+            click.echo(f"  replay: {replay_command(result, calm, unicast)}")
     if json_path:
         rows = [result.as_dict() for result in results]
         try:

@@ -80,6 +80,7 @@ class Host:
     up: bool = True
     draining: bool = False
     gone: bool = False  # it left, or crashed for good
+    reach: set[int] = field(default_factory=set)  # whom its agent knows, where all are unicast
     sockets: set[int] = field(default_factory=set)  # clients with an established session here
     half_open: set[int] = field(default_factory=set)  # clients whose handshake is under way here
     beat_at: int = 0  # when its agent last told the XDP program that it lives

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from random import Random
@@ -16,6 +16,8 @@ from pyxdp_gossip.gossip.events import (
     AskKernel,
     KernelAnswer,
     Leave,
+    MemberChanged,
+    MemberState,
     Misdirected,
     Misses,
     OutgoingEvent,
@@ -60,6 +62,7 @@ class Pop:
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     recorded: list[bytes] = field(default_factory=list)
+    told_of: frozenset[int] | None = None  # hosts that each is told of; None: there is multicast
 
     def __post_init__(self) -> None:
         self.network = Network(self.random)
@@ -97,6 +100,7 @@ class Pop:
         """A new start, on whatever the one before left."""
         self._starts += 1
         host.up = True
+        host.reach = set(self.told_of or ())
         host.start(self._starts, self.keys, self.timing, self._reader, self.violated, self.now)
         self._wake(host, self.now)
 
@@ -148,7 +152,9 @@ class Pop:
                 return
 
     def _on_event(self, host: Host, core: GossipCore, event: OutgoingEvent) -> None:
-        if isinstance(event, ProbeWanted):
+        if isinstance(event, MemberChanged):
+            self._follow(host, event)
+        elif isinstance(event, ProbeWanted):
             self._probe(host, event)
         elif isinstance(event, Synced):
             self.counts["partial" if event.partial else "synced"] += 1
@@ -157,6 +163,13 @@ class Pop:
             rows = unpack_records(event.questions, QUESTIONS_MAX)
             views = [self._view(host, client_of(row)) for row in rows]
             core.handle_event(KernelAnswer(event.asker, event.number, views), self.now)
+
+    def _follow(self, host: Host, event: MemberChanged) -> None:
+        """As the agent does where there is no multicast."""
+        if event.state is not MemberState.LEFT:
+            host.reach.add(event.host)
+        elif event.host not in (self.told_of or ()):
+            host.reach.discard(event.host)
 
     def _view(self, host: Host, client: int) -> KernelView:
         """What its kernel says of a client's session; now and then it cannot be asked."""
@@ -181,22 +194,27 @@ class Pop:
             self._wake(host, self.now + TURN)
 
     def _send(self, source: Host, destination: tuple[str, int] | None, data: bytes) -> None:
-        self.counts["datagrams"] += 1
-        self.counts["bytes"] += len(data)
+        receivers = self._receivers(source, destination)
+        copies = 1 if self.told_of is None else len(receivers)
+        self.counts["datagrams"] += copies
+        self.counts["bytes"] += len(data) * copies
         if len(self.recorded) < RECORDED_MAX:
             self.recorded.append(data)
         arrivals, now, number = self.network.arrivals, self.now, source.id
-        for host in self._receivers(destination):
+        for host in receivers:
             if host is not source and host.up and host.core is not None:
                 for time in arrivals(number, host.id, now):
                     self.at(time, partial(self.deliver, host, data, number))
 
-    def _receivers(self, destination: tuple[str, int] | None) -> Iterable[Host]:
-        """The group, or the host with this address."""
-        if destination is None:
+    def _receivers(self, source: Host, destination: tuple[str, int] | None) -> Collection[Host]:
+        """The group, or whom the source knows; or the host with this address."""
+        if destination is not None:
+            host = self.hosts.get(host_at(destination[0]))
+            return () if host is None else (host,)
+        if self.told_of is None:
             return self.hosts.values()
-        host = self.hosts.get(host_at(destination[0]))
-        return () if host is None else (host,)
+        known = sorted(source.reach - {source.id})
+        return [self.hosts[host] for host in known if host in self.hosts]
 
     def deliver(self, host: Host, data: bytes, source: int) -> None:
         """A datagram reaches a host's socket."""

@@ -20,6 +20,7 @@ QUIET_MS = 2200  # for death, restart, NACK, digest and pull, one behind the oth
 CLIENTS = 60
 TICK_MS = 5
 FAULTS_MAX = 5
+TOLD_OF = 5  # hosts, more than nearly any run loses of them at once
 HANDSHAKES_SEEN = 0.3  # whose last packet may come to another host; the others are over at once
 HEARTBEATS_MS = (100, 150, 200, 250)
 
@@ -107,7 +108,9 @@ class Clients:
                 pop.watch_open(client)
 
 
-def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False) -> Result:
+def simulate(
+    hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False, unicast: bool = False
+) -> Result:
     """Run one seed.
 
     Args:
@@ -115,12 +118,14 @@ def simulate(hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False)
         seed: of everything.
         seconds: virtual time in all, at least 4.
         calm: no faults.
+        unicast: the network carries no multicast; each host is told of the first ones.
     """
     random = Random(f"{hosts} {seed}")
     timing = Timing(
         heartbeat_ms=random.choice(HEARTBEATS_MS), suspect_after=random.choice((3, 4, 5))
     )
-    pop = Pop(random, (Key(1, random.randbytes(32)),), timing)
+    told_of = frozenset(range(1, min(hosts, TOLD_OF) + 1)) if unicast else None
+    pop = Pop(random, (Key(1, random.randbytes(32)),), timing, told_of=told_of)
     end = int(seconds * 1000) * MS
     faults_end = end - QUIET_MS * MS
     for number in range(1, hosts + 1):

@@ -70,7 +70,9 @@ def test_a_violation_prints_the_one_command_that_replays_it(
     done = CliRunner().invoke(cli, ["sim", "--hosts", "3", "--seed", "5"])
     assert done.exit_code == 1
     assert "planted" in done.output
-    assert "replay: pyxdp-gossip sim --hosts 3 --seed 5 --seconds 4" in done.output
+    assert "replay: pyxdp-gossip sim --hosts 3 --seed 5 --seconds 4\n" in done.output
+    done = CliRunner().invoke(cli, ["sim", "--hosts", "3", "--seed", "5", "--unicast"])
+    assert "--seed 5 --seconds 4 --unicast\n" in done.output
 
 
 # ---- each invariant, broken ----
@@ -270,6 +272,23 @@ def test_a_large_pop_forms() -> None:
     result = simulate(60, 1, seconds=4.0, calm=True)
     assert result.violations == []
     assert result.counts["opens"] > 0
+
+
+def test_without_multicast_hosts_that_know_a_few_come_to_know_all() -> None:
+    for seed in range(4):
+        result = simulate(12, seed, seconds=4.0, unicast=True)
+        assert result.violations == []
+    calm = [simulate(12, 1, seconds=4.0, calm=True, unicast=way) for way in (False, True)]
+    assert calm[1].violations == []
+    # What is for all is eleven datagrams; shards and questions are one as before.
+    assert calm[1].counts["datagrams"] > 3 * calm[0].counts["datagrams"]
+
+
+def test_without_multicast_a_host_that_follows_no_members_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Pop, "_follow", lambda *_: None)
+    assert simulate(12, 1, seconds=4.0, calm=True, unicast=True).violations != []
 
 
 def test_a_host_that_refuses_packets_at_the_end_is_a_violation() -> None:
