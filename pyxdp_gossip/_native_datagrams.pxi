@@ -2,7 +2,9 @@
 # Included by _native.pyx: datagrams of a UDP socket, many a system call.
 
 DATAGRAM_ROOM = XG_DATAGRAM_ROOM
-SOURCES_KEPT = 4096  # more than a POP has hosts; then the names are made anew
+
+cdef enum:
+    SOURCES_KEPT = 4096  # more than a POP has hosts; then the names are made anew
 
 
 cdef class DatagramReader:
