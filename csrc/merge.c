@@ -209,13 +209,18 @@ __u8 xg_said(const struct xg_tables *tables, const struct xg_session_id *session
 	return kept ? kept->kind : 0;
 }
 
-int xg_deny(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner)
+int xg_deny(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner,
+	    bool keep_closed)
 {
 	struct xg_statement s = { .session = *session, .owner = owner, .kind = XG_SAID_CLOSED };
+	struct xg_statement *before;
 	struct view v;
 
 	look(&v, tables, session);
-	return enter_end(&v, &s, before_this(&v, &s), false) == XG_ENTERED;
+	before = before_this(&v, &s);
+	if (before) /* it ended behind what is denied, and behind every OPEN before that */
+		s.position = before->position;
+	return enter_end(&v, &s, before, before && keep_closed) == XG_ENTERED;
 }
 
 /* ---- walks ---- */

@@ -47,8 +47,10 @@ struct xg_entered xg_enter(const struct xg_tables *tables, const struct xg_state
 /* What an owner says of a session in its present epoch: 0 (nothing) or its kind. */
 __u8 xg_said(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner);
 
-/* An owner has no such session: forget that it said so. 1: it was forgotten; 0: nothing was. */
-int xg_deny(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner);
+/* An owner has no such session: what it said last of it has ended. `keep_closed` as with
+ * xg_enter(). 1: it was not known; 0: it was, or nothing was said. */
+int xg_deny(const struct xg_tables *tables, const struct xg_session_id *session, __u16 owner,
+	    bool keep_closed);
 
 /* After an owner's entries became void: show what ranks highest of the rest. */
 void xg_settle(const struct xg_tables *tables);

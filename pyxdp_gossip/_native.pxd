@@ -163,7 +163,8 @@ cdef extern from "record_codec.h" nogil:
     const u64 *xg_ledger_sums(const xg_ledger *ledger, u16 owner) noexcept
     u64 xg_ledger_total(const xg_ledger *ledger, u16 owner) noexcept
     u64 xg_ledger_sessions(const xg_ledger *ledger, u16 owner) noexcept
-    int xg_deny(const xg_tables *tables, const xg_session_id *session, u16 owner) noexcept
+    int xg_deny(const xg_tables *tables, const xg_session_id *session, u16 owner,
+                bint keep_closed) noexcept
     void xg_settle(const xg_tables *tables) noexcept
     void xg_sweep_statements(const xg_tables *tables, u32 now_ms, u32 linger_ms) noexcept
     u64 xg_select(const xg_tables *tables, u16 owner, const u8 *bitmap, int family, u8 *out,

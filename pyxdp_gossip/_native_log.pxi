@@ -328,13 +328,14 @@ cdef class OwnershipLog:
         self._stop_writing()
         return closed
 
-    def deny(self, owner, int family, key not None):
+    def deny(self, owner, int family, key not None, *, bint keep_closed=False):
         """Forget that an owner said that it has a session.
 
         Args:
             owner: host id.
             family: 4 or 6.
             key: (8,) or (24,) bytes.
+            keep_closed: remember that it ended, for an older OPEN of this owner may still come.
 
         Returns:
             Whether it had said so.
@@ -352,7 +353,7 @@ cdef class OwnershipLog:
         table._load_key(key, session.key)
         session.family = family
         session.hash = xg_session_table_hash(table._table, session.key)
-        return bool(xg_deny(&tables, &session, host_of(owner)))
+        return bool(xg_deny(&tables, &session, host_of(owner), keep_closed))
 
     def sweep_statements(self, now_ms, linger_ms):
         """End what has lingered for `linger_ms` and the tables do not show; show what had found no

@@ -76,5 +76,6 @@ class StrayNotices:
             if slot == NO_SLOT:
                 continue
             key = session_key(stray.family, slot, stray.client_port, stray.address)
-            if self._log.deny(member.host, stray.family, key):
+            keep = member.keeps_closed
+            if self._log.deny(member.host, stray.family, key, keep_closed=keep):
                 self._tally.add("entries_removed")

@@ -91,10 +91,10 @@ class WatchedLog:
         self._check_others(owner, before)
         return closed
 
-    def deny(self, owner: int, family: int, key: bytes) -> bool:
+    def deny(self, owner: int, family: int, key: bytes, **rest: bool) -> bool:
         """An owner says that it does not have a session."""
         before = self._shown((bytes(key),))
-        was_there = self._log.deny(owner, family, key)
+        was_there = self._log.deny(owner, family, key, **rest)
         self._check_others(owner, before)
         return was_there
 

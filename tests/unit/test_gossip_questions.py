@@ -15,10 +15,11 @@ from pyxdp_gossip.gossip.events import (
     Misses,
 )
 from pyxdp_gossip.gossip.records import EventKind
+from pyxdp_gossip.gossip.wire import DatagramType
 from pyxdp_gossip.session import KernelView
 from tests.unit.gossip_pop import HTTP, Host, Pop, event
 
-OPEN, CLAIM = EventKind.OPEN, EventKind.CLAIM
+CLAIM, CLOSE, OPEN = EventKind.CLAIM, EventKind.CLOSE, EventKind.OPEN
 
 
 def asked(host: Host, asker: int) -> list[AskKernel]:
@@ -160,6 +161,30 @@ def test_a_misdirected_packet_removes_the_stale_entry_at_its_sender() -> None:
     pop.run(5)
     assert first.owner(5) is None
     assert first.core.counters.entries_removed == 1
+
+
+def test_a_late_batch_does_not_bring_back_what_its_owner_denied() -> None:
+    """Nothing but the denial told that host of the session's end."""
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    pop.loses = lambda *_: True
+    sent: list[bytes] = []
+    for kind in (OPEN, CLAIM, CLOSE):
+        before = len(pop.recorded)
+        pop.happens(first, event(kind, 5))
+        pop.run(2)
+        sent += [data for data in pop.recorded[before:] if data[1] == DatagramType.LOG][:1]
+    opened, claimed, _closed = sent
+    source = (first.address, 7946)
+    second.core.receive_datagram(claimed, source, pop.now)
+    assert second.owner(5) == 1
+    misdirected = event(EventKind.MISDIRECTED, 5, host=2)
+    first.core.handle_event(Misdirected(misdirected.pack()), pop.now)
+    for _, denial in first.core.datagrams_to_send(pop.now):
+        second.core.receive_datagram(denial, source, pop.now)
+    assert second.owner(5) is None
+    second.core.receive_datagram(opened, source, pop.now)
+    assert (second.owner(5), second.core.counters.batches_late) == (None, 1)
 
 
 def test_a_host_cannot_deny_what_another_one_owns() -> None:

@@ -306,6 +306,33 @@ def test_denying_forgets_one_statement_and_shows_the_next() -> None:
     assert observer.view() == {}
 
 
+@pytest.mark.parametrize("rival_at", [None, 1, 9])
+def test_an_older_open_does_not_bring_back_what_was_denied(rival_at: int | None) -> None:
+    """Wherever the denied one was: in the table, or behind a rival's."""
+    observer = Observer()
+    observer.hear(Said(4, ONE, 5, OPEN, 5))
+    if rival_at is not None:
+        observer.hear(Said(5, ONE, 1, OPEN, rival_at))
+    assert observer.log.deny(4, 4, key_of(ONE), keep_closed=True)
+    assert not observer.log.deny(4, 4, key_of(ONE), keep_closed=True)  # nor does it forget that
+    observer.hear(Said(4, ONE, 3, OPEN, 3))
+    assert observer.view() == ({} if rival_at is None else {ONE: (5, False)})
+    assert observer.log.digest(4) == (0, 0)
+    observer.hear(Said(4, ONE, 6, OPEN, 10))  # a later one is another session
+    assert observer.view() == {ONE: (4, False)}
+
+
+def test_denying_what_nothing_was_said_of_keeps_nothing() -> None:
+    observer = Observer()
+    assert not observer.log.deny(4, 4, key_of(ONE), keep_closed=True)
+    observer.hear(Said(4, ONE, 3, OPEN, 3))
+    observer.owners.new_epoch(4)
+    observer.log.begin_owner(4, 77)
+    # Of another start's log: its positions say nothing about this one's.
+    assert observer.log.deny(4, 4, key_of(ONE), keep_closed=True)
+    assert observer.log.statements == 0
+
+
 def test_what_lingers_beside_the_table_ends_in_time() -> None:
     observer = Observer()
     observer.hear(Said(4, ONE, 1, LINGER))
