@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * Compares the kernel's sockets with the own entries of the session tables: sorts the sockets'
- * keys once, then walks the tables.
+ * Compares the kernel's sockets with what this host said: sorts the sockets' keys once, then
+ * walks tables and ledger.
  */
 #include "reconcile.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "record_codec.h"
 
 struct output {
 	struct xg_event *events;
@@ -23,21 +25,11 @@ static int add(struct output *output, const struct xg_event *event)
 	return 0;
 }
 
-static void key_of_event(const struct xg_event *event, struct xg_reconcile_key *key)
+static void key_of_session(const struct xg_session_id *session, struct xg_reconcile_key *key)
 {
 	memset(key, 0, sizeof(*key));
-	key->family = event->family;
-	if (event->family == 4) {
-		struct xg_key4 key4 = { .port_be = event->port_be, .slot = event->slot };
-
-		memcpy(&key4.address_be, event->address, sizeof(key4.address_be));
-		memcpy(key->words, &key4, sizeof(key4));
-	} else {
-		struct xg_key6 key6 = { .port_be = event->port_be, .slot = event->slot };
-
-		memcpy(key6.address, event->address, sizeof(key6.address));
-		memcpy(key->words, &key6, sizeof(key6));
-	}
+	key->family = (uint8_t)session->family;
+	memcpy(key->words, session->key, sizeof(key->words));
 }
 
 static void event_of_key(const struct xg_reconcile_key *key, uint8_t kind, uint64_t now_ns,
@@ -69,56 +61,76 @@ static int compare(const void *left, const void *right)
 	return memcmp(left, right, sizeof(struct xg_reconcile_key));
 }
 
-/* Is the session in the table as an open one of this host? */
-static int is_own(const struct xg_session_table *table, const struct xg_reconcile_key *key,
-		  uint16_t own_host)
+/* A session that is open by this host's word: CLOSE, if there is no socket. */
+static int close_if_missing(const struct xg_reconcile_key *key,
+			    const struct xg_reconcile_key *sorted, size_t count, uint64_t now_ns,
+			    struct output *output)
 {
-	struct xg_session_cold cold;
-	__u64 meta;
+	struct xg_event event;
 
-	return xg_session_table_get(table, key->words, &meta, &cold) == 0 &&
-	       xg_meta_owner(meta) == own_host && !(xg_meta_flags(meta) & XG_META_LINGER);
+	if (count && bsearch(key, sorted, count, sizeof(*key), compare))
+		return 0;
+	event_of_key(key, XG_EVENT_CLOSE, now_ns, &event);
+	return add(output, &event);
 }
 
-static int close_missing(const struct xg_session_table *table, uint16_t own_host,
-			 const struct xg_reconcile_key *sorted, size_t count, uint64_t now_ns,
-			 struct output *output)
+static int close_shown(const struct xg_session_table *table, uint16_t own_host,
+		       const struct xg_reconcile_key *sorted, size_t count, uint64_t now_ns,
+		       struct output *output)
 {
 	struct xg_reconcile_key key = { .family = (uint8_t)xg_session_table_family(table) };
 	struct xg_session_cold cold;
 	__u64 cursor = 0, meta;
-	struct xg_event event;
 
 	while (xg_session_table_next_of_owner(table, &cursor, UINT64_MAX, own_host, key.words,
-					      &meta, &cold) == 1) {
-		if ((xg_meta_flags(meta) & XG_META_LINGER) ||
-		    (count && bsearch(&key, sorted, count, sizeof(key), compare)))
+					      &meta, &cold) == 1)
+		if (!(xg_meta_flags(meta) & XG_META_LINGER) &&
+		    close_if_missing(&key, sorted, count, now_ns, output))
+			return -ENOSPC;
+	return 0;
+}
+
+static int close_lost(const struct xg_ledger *ledger, uint16_t own_host,
+		      const struct xg_reconcile_key *sorted, size_t count, uint64_t now_ns,
+		      struct output *output)
+{
+	const struct xg_statement *statement;
+	struct xg_reconcile_key key;
+	__u32 cursor = 0;
+
+	while ((statement = xg_ledger_next(ledger, &cursor))) {
+		if (statement->owner != own_host || statement->kind != XG_SAID_OPEN)
 			continue;
-		event_of_key(&key, XG_EVENT_CLOSE, now_ns, &event);
-		if (add(output, &event))
+		key_of_session(&statement->session, &key);
+		if (close_if_missing(&key, sorted, count, now_ns, output))
 			return -ENOSPC;
 	}
 	return 0;
 }
 
-int64_t xg_reconcile(const struct xg_session_table *table4, const struct xg_session_table *table6,
-		     uint16_t own_host, const struct xg_event *dump, size_t count,
+int64_t xg_reconcile(const struct xg_tables *tables, uint16_t own_host,
+		     const struct xg_event *dump, size_t count,
 		     struct xg_reconcile_key *scratch, struct xg_event *out, size_t limit,
 		     uint64_t now_ns)
 {
 	struct output output = { .events = out, .limit = limit };
+	struct xg_session_id session;
 
 	for (size_t i = 0; i < count; i++) {
-		key_of_event(&dump[i], &scratch[i]);
-		if (is_own(dump[i].family == 4 ? table4 : table6, &scratch[i], own_host))
+		xg_session_key(session.key, &dump[i]);
+		session.family = dump[i].family;
+		xg_session_prepare(tables, &session);
+		key_of_session(&session, &scratch[i]);
+		if (xg_said(tables, &session, own_host) == XG_SAID_OPEN)
 			continue;
 		if (add(&output, &dump[i]))
 			return -ENOSPC;
 	}
 	if (count)	/* neither qsort nor bsearch may be given a NULL, not even of no elements */
 		qsort(scratch, count, sizeof(*scratch), compare);
-	if (close_missing(table4, own_host, scratch, count, now_ns, &output) ||
-	    close_missing(table6, own_host, scratch, count, now_ns, &output))
+	if (close_shown(tables->v4, own_host, scratch, count, now_ns, &output) ||
+	    close_shown(tables->v6, own_host, scratch, count, now_ns, &output) ||
+	    close_lost(tables->ledger, own_host, scratch, count, now_ns, &output))
 		return -ENOSPC;
 	return (int64_t)output.count;
 }

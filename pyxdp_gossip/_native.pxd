@@ -243,10 +243,9 @@ cdef extern from "forward.h" nogil:
 cdef extern from "reconcile.h" nogil:
     struct xg_reconcile_key:
         u8 family
-    long long xg_reconcile(const xg_session_table *table4, const xg_session_table *table6,
-                         u16 own_host, const xg_event *dump, size_t count,
-                         xg_reconcile_key *scratch, xg_event *out, size_t limit,
-                         u64 now_ns) noexcept
+    long long xg_reconcile(const xg_tables *tables, u16 own_host, const xg_event *dump,
+                           size_t count, xg_reconcile_key *scratch, xg_event *out, size_t limit,
+                           u64 now_ns) noexcept
 
 
 # ---- datagram_reader.h ----

@@ -355,6 +355,37 @@ cdef class OwnershipLog:
         session.hash = xg_session_table_hash(table._table, session.key)
         return bool(xg_deny(&tables, &session, host_of(owner), keep_closed))
 
+    def reconcile(self, dump not None, u64 now):
+        """What this host did not say yet of the kernel's sockets.
+
+        Args:
+            dump: (n * 40,) bytes, OPEN events of all sockets that the kernel holds now.
+            now: CLOCK_MONOTONIC in ns, the time of the CLOSE events.
+
+        Returns:
+            (m * 40,) bytes: OPEN events of sockets that are not open by this host's word, then
+            CLOSE events of what is and has no socket; to be absorbed.
+
+        Raises:
+            ValueError: `dump` is no whole number of events.
+        """
+        cdef const u8[::1] view = octets(dump)
+        cdef xg_tables tables = self._tables()
+        cdef size_t count = view.shape[0] // sizeof(xg_event)
+        cdef size_t limit = count + len(self._table4) + len(self._table6) + self.statements
+        cdef bytearray scratch = bytearray(max(1, count) * sizeof(xg_reconcile_key))
+        cdef bytearray out = bytearray(max(1, limit) * sizeof(xg_event))
+        cdef u8 *keys = scratch
+        cdef u8 *events = out
+        cdef long long found
+        if view.shape[0] % EVENT_BYTES:
+            raise ValueError(f"dump is {view.shape[0]} bytes, expected a multiple of {EVENT_BYTES}")
+        found = xg_reconcile(&tables, self._host, <const xg_event *>start(view), count,
+                             <xg_reconcile_key *>keys, <xg_event *>events, limit, now)
+        if found < 0:
+            check(<int>found)
+        return bytes(out[:found * sizeof(xg_event)])
+
     def sweep_statements(self, now_ms, linger_ms):
         """End what has lingered for `linger_ms` and the tables do not show; show what had found no
         room, or was hidden by an entry that went meanwhile."""

@@ -196,38 +196,3 @@ cdef class Forwarder:
             xg_counter_names[index].name.decode(): self._counters[index]
             for index in range(XG_COUNTERS)
         }
-
-
-# ---- reconcile: the kernel's sockets against the tables ----
-
-def reconcile(SessionTable table4 not None, SessionTable table6 not None, u16 host,
-              const u8[::1] dump not None, u64 now):
-    """What the tables missed of the kernel's sockets.
-
-    Args:
-        dump: (n * 40,) bytes, OPEN events of all sockets that the kernel holds now.
-        host: this host's id.
-        now: CLOCK_MONOTONIC in ns, the time of the CLOSE events.
-
-    Returns:
-        (m * 40,) bytes: OPEN events that the tables miss, then CLOSE events of this host's
-        entries that have no socket; to be absorbed.
-
-    Raises:
-        ValueError: `dump` is no whole number of events.
-    """
-    cdef size_t count = dump.shape[0] // sizeof(xg_event)
-    cdef size_t limit = count + len(table4) + len(table6)
-    cdef bytearray scratch = bytearray(max(1, count) * sizeof(xg_reconcile_key))
-    cdef bytearray out = bytearray(max(1, limit) * sizeof(xg_event))
-    cdef u8 *keys = scratch
-    cdef u8 *events = out
-    cdef const xg_event *sockets = <const xg_event *>&dump[0] if count else NULL
-    cdef long long found
-    if dump.shape[0] % sizeof(xg_event):
-        raise ValueError(f"dump is {dump.shape[0]} bytes, no multiple of {sizeof(xg_event)}")
-    found = xg_reconcile(table4._table, table6._table, host, sockets, count,
-                         <xg_reconcile_key *>keys, <xg_event *>events, limit, now)
-    if found < 0:
-        check(<int>found)
-    return bytes(out[:found * sizeof(xg_event)])

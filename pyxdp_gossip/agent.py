@@ -115,6 +115,8 @@ class Agent:
         self._stack.enter_context(contextlib.closing(FolderLock(config.dataplane.pins)))
         self.dataplane = Dataplane(settings)
         self._stack.enter_context(self.dataplane)
+        tables = self.dataplane.table4, self.dataplane.table6
+        self.ownership = OwnershipLog(*tables, config.host.id)
         self._say_what_is_adopted()
         self._open_sockets(address)
         self.watch = InterfaceWatch(
@@ -157,9 +159,7 @@ class Agent:
         self._follow_members()
         self.probe = enter(ProbeSocket(address))
         self.follower = enter(netlink.Follower())
-        self.kernel = enter(
-            contextlib.closing(KernelEvents(self.dataplane, tcp, self.config.host.id))
-        )
+        self.kernel = enter(contextlib.closing(KernelEvents(self.dataplane, self.ownership, tcp)))
         for descriptor, reader in (
             *((one, partial(self._read_gossip, one)) for one in self.gossip.filenos),
             (self.probe.fileno(), self._read_probes),
@@ -184,7 +184,6 @@ class Agent:
         )
         dataplane.owners.activate(config.host.id)
         local = LocalHost(config.host.id, address, config.dataplane.tunnel_port, self.services)
-        self.ownership = OwnershipLog(dataplane.table4, dataplane.table6, config.host.id)
         return GossipCore(
             local,
             envelope,

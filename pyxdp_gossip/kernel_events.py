@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from pyxdp_gossip import netlink
-from pyxdp_gossip._native import reconcile
+from pyxdp_gossip._native import OwnershipLog
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.dataplane_settings import EVENTS_A_READ
 from pyxdp_gossip.gossip.events import IncomingEvent, Misdirected, Misses, SocketEvents
@@ -26,20 +26,23 @@ class KernelEvents:
     """The two event rings, sock_diag's dumps and its notifications of destroyed sockets.
 
     Args:
+        log: the codec, which knows what this host said.
         services: TCP services, (VIP, port) to slot.
-        host: this host's id.
 
     Raises:
         HostError: the kernel has no inet_diag, or refused.
     """
 
     def __init__(
-        self, dataplane: Dataplane, services: Mapping[tuple[Address, int], int], host: int
+        self,
+        dataplane: Dataplane,
+        log: OwnershipLog,
+        services: Mapping[tuple[Address, int], int],
     ) -> None:
         self._dataplane = dataplane
+        self._log = log
         self._services = services
         self._slots = frozenset(services.values())
-        self._host = host
         self._destroyed = netlink.DestroyListener(services)
         # Sockets that were there before the sockops program: only their end is not told by it.
         self._unflagged: set[bytes] = set()
@@ -120,8 +123,7 @@ class KernelEvents:
         self._resync_at = now + max(RESYNC_EVERY_NS, RESYNC_SHARE * taken)
 
     def _compare(self, records: bytes, now: int) -> SocketEvents:
-        plane, slots = self._dataplane, self._slots
-        missed = reconcile(plane.table4, plane.table6, self._host, records, now)
+        slots, missed = self._slots, self._log.reconcile(records, now)
         # A claim of the application's (UDP) has no socket that a dump of TCP could show.
         return SocketEvents(b"".join(one for one in _each(missed) if _slot(one) in slots))
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * The kernel's sockets against the tables: what is opened, what is closed, what is left alone.
+ * The kernel's sockets against tables and ledger: what is opened, closed, left alone.
  *
  * Dump, scratch and output are blocks of exactly their size, so AddressSanitizer sees one
  * element too many.
@@ -12,12 +12,14 @@
 #include <stdlib.h>
 
 #include "reconcile.h"
+#include "record_codec.h"
 
 #define OWN 1
 #define OTHER 2
 #define NOW 123456789ull
 #define DUMP_AT 1000ull
 #define BUCKETS 256
+#define LEDGER_BUCKETS 2
 #define SESSIONS_MAX 64
 #define ROUNDS 2000
 
@@ -25,8 +27,7 @@ static struct xg_owner_state owners[XG_OWNERS];
 static const __u64 hash_key[2] = { 0x0706050403020100ull, 0x0f0e0d0c0b0a0908ull };
 
 struct world {
-	struct xg_session_table *v4;
-	struct xg_session_table *v6;
+	struct xg_tables tables;
 	struct xg_event dump[SESSIONS_MAX];
 	size_t sockets;
 	struct xg_event out[2 * SESSIONS_MAX];
@@ -38,15 +39,17 @@ static struct world make(void)
 	struct world w = { 0 };
 
 	owners[OWN] = owners[OTHER] = (struct xg_owner_state){ .flags = XG_OWNER_ACTIVE };
-	assert(!xg_session_table_create(&w.v4, 4, BUCKETS, NULL, 0, owners, hash_key));
-	assert(!xg_session_table_create(&w.v6, 6, BUCKETS, NULL, 0, owners, hash_key));
+	assert(!xg_session_table_create(&w.tables.v4, 4, BUCKETS, NULL, 0, owners, hash_key));
+	assert(!xg_session_table_create(&w.tables.v6, 6, BUCKETS, NULL, 0, owners, hash_key));
+	assert(!xg_ledger_create(&w.tables.ledger, LEDGER_BUCKETS, SESSIONS_MAX));
 	return w;
 }
 
 static void destroy(struct world *w)
 {
-	xg_session_table_destroy(w->v4);
-	xg_session_table_destroy(w->v6);
+	xg_session_table_destroy(w->tables.v4);
+	xg_session_table_destroy(w->tables.v6);
+	xg_ledger_destroy(w->tables.ledger);
 }
 
 /* Sessions of both families with one number share address bytes, port and slot. */
@@ -80,7 +83,25 @@ static void add_entry(struct world *w, int family, uint32_t number, uint16_t own
 	memcpy(key, event.address, address_len);
 	memcpy(key + address_len, &event.port_be, 2);
 	memcpy(key + address_len + 2, &event.slot, 2);
-	assert(!xg_session_table_put(family == 4 ? w->v4 : w->v6, words, &claim));
+	assert(!xg_session_table_put(xg_table_of(&w->tables, family), words, &claim));
+}
+
+/* What somebody says as it happens: it is shown, or lies beside what the table shows. */
+static void say(struct world *w, int family, uint32_t number, uint16_t owner, __u8 kind,
+		__u64 clock)
+{
+	struct xg_statement statement = {
+		.owner = owner,
+		.kind = kind,
+		.clock = clock,
+		.position = 1,
+	};
+	struct xg_event event = socket_of(family, number);
+
+	xg_session_key(statement.session.key, &event);
+	statement.session.family = family;
+	xg_session_prepare(&w->tables, &statement.session);
+	xg_enter(&w->tables, &statement, owner == OWN, true, NULL);
 }
 
 static int64_t reconcile_into(struct world *w, size_t limit)
@@ -90,7 +111,7 @@ static int64_t reconcile_into(struct world *w, size_t limit)
 	struct xg_event *out = malloc(limit * sizeof(*out));
 
 	memcpy(dump, w->dump, w->sockets * sizeof(*dump));
-	w->found = xg_reconcile(w->v4, w->v6, OWN, dump, w->sockets, scratch, out, limit, NOW);
+	w->found = xg_reconcile(&w->tables, OWN, dump, w->sockets, scratch, out, limit, NOW);
 	if (w->found > 0)
 		memcpy(w->out, out, (size_t)w->found * sizeof(*out));
 	assert(memcmp(dump, w->dump, w->sockets * sizeof(*dump)) == 0);
@@ -124,7 +145,7 @@ static void test_nothing_comes_of_nothing(void)
 
 	assert(reconcile(&w) == 0);
 	assert(reconcile_into(&w, 0) == 0);
-	assert(xg_reconcile(w.v4, w.v6, OWN, NULL, 0, NULL, NULL, 0, NOW) == 0);
+	assert(xg_reconcile(&w.tables, OWN, NULL, 0, NULL, NULL, 0, NOW) == 0);
 	destroy(&w);
 }
 
@@ -148,7 +169,7 @@ static void test_own_entries_without_a_socket_are_closed(void)
 		add_entry(&w, 6, i, OWN, 0);
 	}
 	/* No dump at all: neither a list to sort nor one to search. */
-	assert(xg_reconcile(w.v4, w.v6, OWN, NULL, 0, NULL, w.out, 40, NOW) == 40);
+	assert(xg_reconcile(&w.tables, OWN, NULL, 0, NULL, w.out, 40, NOW) == 40);
 	assert(reconcile(&w) == 40);
 	for (uint32_t i = 0; i < 20; i++)
 		for (int family = 4; family <= 6; family += 2)
@@ -212,6 +233,28 @@ static void test_entries_of_others_stay_but_our_sockets_are_claimed(int family)
 	assert(reconcile(&w) == 2);
 	assert(times_out(&w, XG_EVENT_OPEN, family, 2) == 1);
 	assert(times_out(&w, XG_EVENT_OPEN, family, 5) == 1);
+	destroy(&w);
+}
+
+static void test_a_claim_that_lost_is_closed_without_a_socket_and_not_repeated_with_one(int family)
+{
+	struct world w = make();
+
+	for (uint32_t i = 1; i <= 3; i++) {
+		say(&w, family, i, OTHER, XG_SAID_OPEN, 9);
+		say(&w, family, i, OWN, XG_SAID_OPEN, 5);
+	}
+	say(&w, family, 3, OWN, XG_SAID_LINGER, 0);	/* it has ended already */
+	say(&w, family, 4, OWN, XG_SAID_OPEN, 9);
+	say(&w, family, 4, OTHER, XG_SAID_OPEN, 5);	/* lost, but another's */
+	assert(xg_ledger_used(w.tables.ledger) == 4);
+	add_socket(&w, family, 2);
+	add_socket(&w, family, 4);
+	assert(reconcile(&w) == 1 && times_out(&w, XG_EVENT_CLOSE, family, 1) == 1);
+	assert(reconcile_into(&w, 0) == -ENOSPC);
+	/* A socket of what lingers beside the table is a new session. */
+	add_socket(&w, family, 3);
+	assert(reconcile(&w) == 2 && times_out(&w, XG_EVENT_OPEN, family, 3) == 1);
 	destroy(&w);
 }
 
@@ -334,6 +377,7 @@ int main(void)
 		test_entries_of_others_stay_but_our_sockets_are_claimed(family);
 		test_void_own_entries_are_neither_believed_nor_closed(family);
 		test_duplicates_in_the_dump_close_nothing(family);
+		test_a_claim_that_lost_is_closed_without_a_socket_and_not_repeated_with_one(family);
 	}
 	test_a_limit_that_is_too_small_is_told_wherever_it_is_reached();
 	test_random_tables_and_dumps_give_what_a_plain_look_gives();

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,10 +15,10 @@ from typing import Any
 import pytest
 
 from pyxdp_gossip import kernel_events, netlink
-from pyxdp_gossip._native import LINGER, OwnerStates, SessionTable
+from pyxdp_gossip._native import LINGER, OwnershipLog, OwnerStates, SessionTable
 from pyxdp_gossip.bpf_object import possible_cpus
 from pyxdp_gossip.gossip.events import IncomingEvent, Misdirected, Misses, SocketEvents
-from pyxdp_gossip.gossip.records import EventKind, EventRecord
+from pyxdp_gossip.gossip.records import OPEN_KINDS, EventKind, EventRecord
 from pyxdp_gossip.kernel_events import EVENTS_A_READ, READS_MAX, RESYNC_EVERY_NS, KernelEvents
 from pyxdp_gossip.stats import NAMES
 from tests.golden_world import CLIENTS, OWN_HOST, PEER, PORT, VIPS
@@ -76,6 +77,7 @@ class FakeKernel:
         self.owners.activate(OWN_HOST)
         self.table4 = SessionTable(4, 256, self.owners)
         self.table6 = SessionTable(6, 256, self.owners)
+        self.log = OwnershipLog(self.table4, self.table6, OWN_HOST)
         self.socket_events, self.packet_events = Ring(), Ring()
         self.socket_events_fd, self.packet_events_fd = 101, 102
         self.lost = 0
@@ -128,7 +130,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
 
 @pytest.fixture
 def events(kernel: FakeKernel) -> KernelEvents:
-    return KernelEvents(kernel, SERVICES, OWN_HOST)  # type: ignore[arg-type]
+    return KernelEvents(kernel, kernel.log, SERVICES)  # type: ignore[arg-type]
 
 
 def read(events: KernelEvents) -> list[IncomingEvent]:
@@ -279,7 +281,7 @@ def test_an_aborted_socket_without_a_name_matters_only_beside_sockets_from_befor
 
 def test_losses_that_were_there_before_the_agent_are_none_of_its(kernel: FakeKernel) -> None:
     kernel.lost = 9
-    events = KernelEvents(kernel, SERVICES, OWN_HOST)  # type: ignore[arg-type]
+    events = KernelEvents(kernel, kernel.log, SERVICES)  # type: ignore[arg-type]
     assert resync(events, kernel) is None
 
 
@@ -302,6 +304,30 @@ def test_a_resync_leaves_sessions_alone_that_no_kernel_socket_shows(
     kernel.own(2)
     kernel.lost = 1
     assert resync(events, kernel) == [("CLOSE", 2)]
+
+
+def test_a_resync_ends_a_claim_that_lost_against_another_hosts(
+    events: KernelEvents, kernel: FakeKernel
+) -> None:
+    """It is in no table, and whoever has it as this host's would have it for ever."""
+    log, rival = kernel.log, CLIENTS[4].packed + (1).to_bytes(2, "big") + bytes(2)
+    kernel.owners.activate(PEER)
+    for host in (OWN_HOST, PEER):
+        log.begin_owner(host, host)
+    log.absorb(record(EventKind.OPEN, 1), clock=5, position=1, now_ms=0)
+    slots = SLOTS[4].to_bytes(2, sys.byteorder)
+    log.apply(PEER, OPEN_KINDS[4], rival, slots, clock=9, position=1, now_ms=0)
+    assert (log.statements, log.digest(OWN_HOST)[1]) == (1, 1)
+    kernel.sockets = [record(EventKind.OPEN, 1)]
+    kernel.lost = 1
+    assert resync(events, kernel) == []  # there is a socket, and it was claimed
+    kernel.sockets = []
+    kernel.lost = 2
+    kernel.clock += RESYNC_EVERY_NS
+    (found,) = events.resync_if_due(kernel.clock)
+    assert told([found]) == [("CLOSE", 1)]
+    log.absorb(found.records, clock=0, position=2, now_ms=0)
+    assert (log.statements, log.digest(OWN_HOST)[1]) == (0, 0)
 
 
 def test_resyncs_are_a_second_apart_and_a_loss_meanwhile_is_not_forgotten(
@@ -345,7 +371,8 @@ def pair() -> Iterator[Pair]:
 def followed(host: HostUnderTest) -> Iterator[KernelEvents]:
     """The sockops program attached, and all that it tells from here on."""
     host.namespace.run(host.plane.attach_sessions)
-    made = host.namespace.run(KernelEvents, host.plane, SERVICES, OWN_HOST)
+    log = OwnershipLog(host.plane.table4, host.plane.table6, OWN_HOST)
+    made = host.namespace.run(KernelEvents, host.plane, log, SERVICES)
     with closing(made):
         yield made
 
