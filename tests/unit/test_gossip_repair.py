@@ -251,3 +251,36 @@ def test_after_its_start_a_host_sends_a_handful_of_datagrams_a_second_at_rest() 
     assert after - before == 11  # ten heartbeats, one dictionary
     assert first.core.next_timer() is not None
     assert pop.now % MS == 0
+
+
+@pytest.mark.parametrize("healed_by", ["a flood's claim", "the new shard"])
+def test_what_a_rival_displaced_of_an_earlier_start_comes_back_with_the_new_one(
+    healed_by: str,
+) -> None:
+    """ADR 8: an entry of the start before is not kept beside the table, and need not be."""
+    pop = Pop()
+    first, second, third = pop.start_all(1, 2, 3)
+    pop.happens(first, event(OPEN, 0))
+    pop.run(5)
+    pop.loses = lambda source, target, _data: (source, target) == (first.address, third.address)
+    again = pop.start(1)
+    pop.happens(again, event(OPEN, 0))
+    pop.run(20)  # the batch that says so is lost, and so are the shards from here on
+    pop.loses = lambda source, target, data: (
+        data[1] == DatagramType.SNAPSHOT and (source, target) == (first.address, third.address)
+    )
+    pop.run(400)
+    assert third.core.counters.batches_missed == 0
+    assert third.owner(0) == 1  # by the start before
+    pop.happens(second, event(OPEN, 0))
+    pop.run(5)
+    pop.happens(second, event(CLOSE, 0))
+    pop.run(5)
+    assert (again.owner(0), second.owner(0), third.owner(0)) == (1, 1, None)
+    if healed_by == "the new shard":
+        pop.loses = lambda *_: False
+        pop.run(1000)
+    else:
+        pop.happens(again, event(EventKind.CLAIM, 0))
+        pop.run(5)
+    assert owners(third, 1) == [1]
