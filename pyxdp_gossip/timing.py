@@ -108,6 +108,26 @@ class Timing:
         """The most that repair costs this host's link: see `repair_burst`."""
         return DATAGRAM_BYTES * 8 * self.repair_burst * 1000 // self.repair_tick_ms
 
+    @property
+    def hellos_per_s(self) -> int:
+        """HELLOs of one start that are answered a second, and at once: `4 * 1000 /
+        hello_interval_ms` (40). It greets the group, challenges this host and asks for its shard
+        at most once each in an interval; the fourth is room for its second tries."""
+        return 4 * 1000 // self.hello_interval_ms
+
+    @property
+    def bucket_pulls_per_s(self) -> int:
+        """PULL_BUCKETS of one member that are answered a second, and twice as many at once:
+        `1000 / (2 * digest_retry_ms)` (5). Its questions for sums, which come before, are
+        `digest_retry_ms` apart, then twice that; each pull looks through the whole table."""
+        return max(1, 1000 // (2 * self.digest_retry_ms))
+
+    @property
+    def questions_burst(self) -> int:
+        """WHO-HAS of one member that are taken at once; `who_has_per_s` go on. `who_has_burst +
+        who_has_per_s * who_has_timeout_ms / 1000` (80): what waited longer is answered too late."""
+        return self.who_has_burst + self.who_has_per_s * self.who_has_timeout_ms // 1000
+
     def heartbeats_per_s(self, hosts: int) -> int:
         """Datagrams that a POP at rest brings to each host: `hosts * 1000 / heartbeat_ms`."""
         return hosts * 1000 // self.heartbeat_ms

@@ -162,7 +162,7 @@ class GossipCore:
         self._asker = Asker(local.host, tables, outbox, timing, tally, emit, envelope.salt)
         self._answerer = Answerer(outbox, timing, tally, emit)
         self._strays = StrayNotices(log, roster, outbox, timing, tally)
-        self._greeter = Greeter(roster, dictionary, outbox, self._beat)
+        self._greeter = Greeter(roster, dictionary, outbox, timing, tally, self._beat)
         self._nacker = Nacker(outbox, timing, tally)
         self._repairer = Repairer(own_log, outbox, timing, tally)
         self._comparer = Comparer(log, roster, join, outbox, timing, tally)

@@ -58,6 +58,8 @@ class GossipCounters:
     """Refused: from another address than its sender says, or before a new start said so."""
     members_refused: int = 0
     """Ignored: of a host beyond the most that this one follows."""
+    hellos_refused: int = 0
+    """Not answered: HELLOs of a start that had many answers a moment ago."""
     duplicate_host: int = 0
     """Datagrams of another host with this host's id."""
     batches_sent: int = 0
@@ -94,6 +96,8 @@ class GossipCounters:
     """Shards and pulls that came in part; the digest finds the rest."""
     pulls_refused: int = 0
     """Ignored: pulls of another number of buckets than this host has."""
+    pulls_limited: int = 0
+    """Ignored: pulls of a member that had many answers a moment ago; it asks again."""
     records_applied: int = 0
     """Peers' records that changed the table or confirmed it."""
     records_stale: int = 0
@@ -133,7 +137,7 @@ class GossipCounters:
     questions_received: int = 0
     """Sessions that peers asked for."""
     questions_dropped: int = 0
-    """Questions not put to the kernel: too many wait, or their service is unknown."""
+    """Questions not put to the kernel: too many wait or came at once, or of unknown services."""
     not_mine_sent: int = 0
     """Sessions told to a host that sent their packets here wrongly."""
     not_mine_received: int = 0

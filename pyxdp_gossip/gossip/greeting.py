@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyxdp_gossip.gossip.membership import Roster
+from pyxdp_gossip.gossip.counters import Tally
+from pyxdp_gossip.gossip.membership import MEMBERS_MAX, Roster
 from pyxdp_gossip.gossip.messages import Heartbeat, Hello, MemberEntry, Members, Welcome
 from pyxdp_gossip.gossip.outbox import Outbox, Reach
+from pyxdp_gossip.gossip.rates import BucketPerName
 from pyxdp_gossip.gossip.translation import Dictionary
 from pyxdp_gossip.gossip.wire import DatagramType, Header
+from pyxdp_gossip.timing import Timing
 
 
 class Greeter:
@@ -24,15 +27,28 @@ class Greeter:
         roster: Roster,
         dictionary: Dictionary,
         outbox: Outbox,
+        timing: Timing,
+        tally: Tally,
         heartbeat: Callable[[], Heartbeat],
     ) -> None:
         self._roster = roster
         self._dictionary = dictionary
         self._outbox = outbox
+        self._tally = tally
         self._heartbeat = heartbeat
+        rate = timing.hellos_per_s
+        self._answers = BucketPerName(rate, rate, MEMBERS_MAX)
 
-    def welcome(self, hello: Hello, header: Header, reach: Reach) -> None:
-        """Answer one start of a host, known here or not: the answer says nothing secret to it."""
+    def welcome(self, hello: Hello, header: Header, reach: Reach, now: int) -> bool:
+        """Answer one start of a host, known here or not: the answer says nothing secret to it.
+
+        Returns:
+            False: it had many answers a moment ago, and gets none.
+        """
+        # Of a start, so that recordings of one that is over do not use up the next one's.
+        if not self._answers.take((header.sender, header.incarnation, header.salt), now):
+            self._tally.add("hellos_refused")
+            return False
         others = [
             MemberEntry(other.host, other.tunnel_port, other.incarnation, other.address)
             for other in self._roster
@@ -46,6 +62,7 @@ class Greeter:
             sections = (self._heartbeat(), welcome, *known)
             self._outbox.put(reach, DatagramType.MEMBERSHIP, *sections)
         self.tell_services(reach)
+        return True
 
     def tell_services(self, reach: Reach | None) -> None:
         """This host's dictionary, to a place or to the group."""

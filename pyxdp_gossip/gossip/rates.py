@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Two bounds on how often something is done: a token bucket, and once an interval."""
+"""Bounds on how often something is done: token buckets, one or one a name; once an interval."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 
 NS_PER_S = 1_000_000_000
@@ -28,6 +29,27 @@ class TokenBucket:
     def next_at(self, now: int) -> int:
         """When there is a token: now or later, in ns."""
         return now if self._empty_at is None else max(now, self._empty_at + self._cost)
+
+
+class BucketPerName:
+    """A token bucket for each name; of more than `most`, the one not used for longest goes."""
+
+    def __init__(self, rate_per_s: int, burst: int, most: int) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._most = most
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def take(self, name: Hashable, now: int) -> bool:
+        """One token of this name's, if there is one."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = TokenBucket(self._rate_per_s, self._burst)
+            if len(self._buckets) > self._most:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(name)
+        return bucket.take(now)
 
 
 class OncePerInterval:

@@ -131,16 +131,18 @@ class Receiver:
                 return None
         member, wanted = self.newcomers.hear(header, messages, reach, now)
         if member is None:
-            self._answer_newcomer(header, messages, reach)
+            self._answer_newcomer(header, messages, reach, now)
         elif wanted is not None:
             self.shards.start(member.host, reach, wanted, now)
         return member
 
-    def _answer_newcomer(self, header: Header, messages: list[Message], reach: Reach) -> None:
+    def _answer_newcomer(
+        self, header: Header, messages: list[Message], reach: Reach, now: int
+    ) -> None:
         """Whoever proves that this host runs must be answered before it is known."""
         for message in messages:
             if isinstance(message, Hello) and comes_from(None, messages, reach):
-                self.greeter.welcome(message, header, reach)
+                self.greeter.welcome(message, header, reach, now)
 
     def _stop_keeping(self, member: Member) -> None:
         """What a member closed is kept only while an older OPEN may still come."""
@@ -162,8 +164,8 @@ class Receiver:
             self.nacker.noticed(member, now)
 
     def _on_hello(self, delivery: Delivery, hello: Hello) -> None:
-        self.greeter.welcome(hello, delivery.header, delivery.reach)
-        if hello.pull:
+        answered = self.greeter.welcome(hello, delivery.header, delivery.reach, delivery.now)
+        if answered and hello.pull:
             host = delivery.member.host
             self.shards.start(host, delivery.reach, hello.request, delivery.now)
 

@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from pyxdp_gossip.gossip.counters import Tally
+from pyxdp_gossip.gossip.membership import MEMBERS_MAX
 from pyxdp_gossip.gossip.messages import PullBuckets, Shard, ShardEnd
 from pyxdp_gossip.gossip.outbox import Outbox, Reach
 from pyxdp_gossip.gossip.own_log import OwnLog
-from pyxdp_gossip.gossip.rates import NS_PER_MS
+from pyxdp_gossip.gossip.rates import NS_PER_MS, BucketPerName
 from pyxdp_gossip.gossip.records import OPEN_KINDS, RECORD_BYTES, OwnershipLog
 from pyxdp_gossip.gossip.wire import SECTION, DatagramType, encode_section
 from pyxdp_gossip.timing import Timing
@@ -47,6 +48,8 @@ class ShardService:
         self._burst = timing.shard_burst
         self._streams: dict[int, Stream] = {}
         self._tick_at = 0
+        rate = timing.bucket_pulls_per_s
+        self._pulls = BucketPerName(rate, 2 * rate, MEMBERS_MAX)
 
     def start(self, host: int, reach: Reach, request: int, now: int) -> None:
         """Send the whole shard to a member."""
@@ -56,6 +59,9 @@ class ShardService:
         """Send what is in some buckets of the digest, all of it as of this moment."""
         if len(pull.bitmap) * 8 != self._log.digest_buckets:
             self._tally.add("pulls_refused")  # of another version: its digests are another size
+            return
+        if not self._pulls.take(host, now):
+            self._tally.add("pulls_limited")
             return
         self._own_log.flush(now)  # what is told is as of the last batch
         ready: deque[bytes] = deque()

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import AskKernel, OutgoingEvent
 from pyxdp_gossip.gossip.member import Member
-from pyxdp_gossip.gossip.membership import Roster
+from pyxdp_gossip.gossip.membership import MEMBERS_MAX, Roster
 from pyxdp_gossip.gossip.messages import Answer, Question, WhoHas
 from pyxdp_gossip.gossip.outbox import Outbox
-from pyxdp_gossip.gossip.rates import NS_PER_MS, OncePerInterval, TokenBucket
+from pyxdp_gossip.gossip.rates import NS_PER_MS, BucketPerName, OncePerInterval, TokenBucket
 from pyxdp_gossip.gossip.records import (
     EVENT,
     HOST_UNOWNED,
@@ -203,6 +203,8 @@ class Answerer:
         self._emit = emit
         self._timeout = timing.who_has_timeout_ms * NS_PER_MS
         self._waiting: dict[tuple[int, int], Waiting] = {}
+        rate, burst = timing.who_has_per_s, timing.questions_burst
+        self._taken = BucketPerName(rate, burst, MEMBERS_MAX)
 
     def ask(self, member: Member, asked: WhoHas, reach: tuple[str, int], now: int) -> None:
         """Put a peer's questions to the kernel; those of unknown services stay unanswered."""
@@ -210,6 +212,9 @@ class Answerer:
         for name, waiting in list(self._waiting.items()):
             if now >= waiting.expires_at:
                 del self._waiting[name]
+        if not self._taken.take(member.host, now):
+            self._tally.add("questions_dropped", len(asked.questions))
+            return
         records: list[EventRecord] = []
         places: list[int] = []
         for place, question in enumerate(asked.questions):
