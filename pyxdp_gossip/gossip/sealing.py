@@ -27,11 +27,13 @@ from pyxdp_gossip.gossip.wire import (
 
 REPLAY_WINDOW = 1024  # datagrams that may overtake each other; RFC 6479 uses the same size
 SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic ones get in
+SENDERS_OPEN = 2048  # with windows: twice the members; of others only where they stood is kept
 WINDOWS_PER_SENDER = 4  # this start, the one before it, and two hosts with one id
 COOKIE_BYTES = 8  # what GUE's private data carries of the keyed cookie
 INSECURE_SECRET = hashlib.sha256(b"pyxdp-gossip insecure: known to everybody").digest()
 """The secret of POPs that chose to have none: their cookies only catch mistakes."""
 
+_ALL_SEEN = (1 << REPLAY_WINDOW) - 1
 _SUBKEY_INFO = b"pyxdp-gossip datagram v1 "
 _COOKIE_INFO = b"pyxdp-gossip tunnel cookie v1"
 
@@ -73,21 +75,26 @@ def tunnel_cookie(secret: bytes, source: bytes, destination: bytes) -> bytes:
 class ReplayWindow:
     """Which counters of one sub-key were seen: each is accepted once.
 
+    Args:
+        highest: all counters up to this one count as seen.
+
     Source: RFC 6479 (its window of blocks is one integer here, of `REPLAY_WINDOW` bits).
     """
 
-    def __init__(self) -> None:
-        self._highest = -1
-        self._seen = 0  # bit i: highest - i
+    __slots__ = ("_seen", "highest")
+
+    def __init__(self, highest: int = -1) -> None:
+        self.highest = highest
+        self._seen = _ALL_SEEN if highest >= 0 else 0  # bit i: highest - i
 
     def accept(self, counter: int) -> bool:
         """Note a counter; False if it was seen or is too old to know."""
-        ahead = counter - self._highest
+        ahead = counter - self.highest
         if ahead > 0:
             # A jump beyond the window leaves nothing of it, and must not shift by 2**64.
             kept = self._seen << ahead if ahead < REPLAY_WINDOW else 0
-            self._seen = (kept | 1) & ((1 << REPLAY_WINDOW) - 1)
-            self._highest = counter
+            self._seen = (kept | 1) & _ALL_SEEN
+            self.highest = counter
             return True
         bit = 1 << -ahead if -ahead < REPLAY_WINDOW else 0
         if bit == 0 or self._seen & bit:
@@ -127,7 +134,8 @@ class Envelope:
         self._secrets: dict[int, bytes] = {}
         self._key_id = 0
         self._subkeys: OrderedDict[tuple[int, int, int, int], Aead] = OrderedDict()
-        self._windows: dict[int, dict[tuple[int, int], ReplayWindow]] = {}
+        self._windows: OrderedDict[int, dict[tuple[int, int], ReplayWindow]] = OrderedDict()
+        self._closed: dict[int, tuple[tuple[int, int], int]] = {}
         self._sealing: Aead | None = None
         if keys:
             self.change_keys(keys)
@@ -213,18 +221,39 @@ class Envelope:
 
     def _check_replay(self, header: Header) -> None:
         """After the seal only, or a forger could move the window."""
-        windows = self._windows.setdefault(header.sender, {})
         start = (header.incarnation, header.salt)
-        if start not in windows:
-            # What is older than all kept starts may be a replay from before they were heard.
-            if len(windows) == WINDOWS_PER_SENDER:
-                oldest = min(windows)
-                if start < oldest:
-                    raise PeerError("replayed")
-                del windows[oldest]
-            windows[start] = ReplayWindow()
-        if not windows[start].accept(header.counter):
+        window = self._windows.get(header.sender, {}).get(start)
+        if window is None:
+            window = self._open_window(header.sender, start)
+        self._windows.move_to_end(header.sender)
+        if not window.accept(header.counter):
             raise PeerError("replayed")
+
+    def _open_window(self, sender: int, start: tuple[int, int]) -> ReplayWindow:
+        """For a start that has none: it is new, or its sender was not heard for long.
+
+        What is older than all kept starts may be a replay from before they were heard.
+        """
+        windows = self._windows.get(sender, {})
+        closed, highest = self._closed.get(sender, ((0, 0), -1))
+        is_full = len(windows) == WINDOWS_PER_SENDER
+        if start < closed or (is_full and start < min(windows)):
+            raise PeerError("replayed")
+        if is_full:
+            del windows[min(windows)]
+        if not windows:
+            if len(self._windows) == SENDERS_OPEN:
+                self._close_windows()
+            self._windows[sender] = windows
+        windows[start] = ReplayWindow(highest if start == closed else -1)
+        return windows[start]
+
+    def _close_windows(self) -> None:
+        """Of the sender not heard for longest keep one place, and take nothing from before it: so
+        nothing is accepted twice, and what had been overtaken is lost."""
+        sender, windows = self._windows.popitem(last=False)
+        newest = max(windows)
+        self._closed[sender] = newest, windows[newest].highest
 
 
 def _nonce(counter: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import tracemalloc
 from ipaddress import ip_address
 
 import pytest
@@ -12,18 +13,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyxdp_gossip.config import Key
+from pyxdp_gossip.config import HOST_ID_MAX, Key
 from pyxdp_gossip.errors import PeerError
+from pyxdp_gossip.gossip import sealing
 from pyxdp_gossip.gossip.sealing import (
     CIPHERS,
     INSECURE_SECRET,
     REPLAY_WINDOW,
+    SENDERS_OPEN,
     Envelope,
     ReplayWindow,
     hkdf_sha256,
     tunnel_cookie,
 )
-from pyxdp_gossip.gossip.wire import HEADER, DatagramType
+from pyxdp_gossip.gossip.wire import HEADER, DatagramType, Header
 from pyxdp_gossip.session import packed16
 
 ONE, TWO = Key(1, bytes(range(32))), Key(2, bytes(range(32, 64)))
@@ -144,6 +147,67 @@ def test_starts_older_than_all_that_are_kept_are_replays() -> None:
         receiver.open(data)
     assert refusal(receiver, rows[0]) == "replayed"
     assert refusal(receiver, rows[1]) == "replayed"
+
+
+def header_of(sender: int, incarnation: int, counter: int) -> Header:
+    return Header(LOG, False, 1, 0, sender, incarnation, 7, counter)
+
+
+def accepts(receiver: Envelope, header: Header) -> bool:
+    try:
+        receiver._check_replay(header)
+    except PeerError:
+        return False
+    return True
+
+
+def test_a_sender_that_many_others_pushed_out_goes_on_where_it_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sealing, "SENDERS_OPEN", 2)
+    receiver = envelope(9)
+    heard = [header_of(1, 50, 0), header_of(1, 60, 1), header_of(1, 60, 5)]
+    assert all(accepts(receiver, header) for header in heard)
+    for sender in range(2, 8):
+        assert accepts(receiver, header_of(sender, 1, 0))
+        assert len(receiver._windows) <= 2
+    assert not any(accepts(receiver, header) for header in heard)
+    assert not accepts(receiver, header_of(1, 50, 1))  # of a start before the newest
+    assert not accepts(receiver, header_of(1, 60, 4))  # it may have been heard
+    assert accepts(receiver, header_of(1, 60, 6))
+    assert accepts(receiver, header_of(1, 61, 0))
+    for sender in range(2, 8):
+        assert not accepts(receiver, header_of(sender, 1, 0))
+        assert accepts(receiver, header_of(sender, 1, 1))
+    assert not any(accepts(receiver, header) for header in heard)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(0, 3)), max_size=60))
+def test_nothing_is_accepted_twice_whoever_is_heard_between(
+    rows: list[tuple[int, int, int]],
+) -> None:
+    receiver, seen = envelope(9), set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealing, "SENDERS_OPEN", 2)
+        for row in rows:
+            assert not (accepts(receiver, header_of(*row)) and row in seen)
+            seen.add(row)
+    assert len(receiver._windows) <= 2
+
+
+def test_all_senders_of_a_mad_pop_take_a_bounded_memory() -> None:
+    receiver = envelope(9)
+    tracemalloc.start()
+    try:
+        for sender in range(HOST_ID_MAX + 1):
+            rounds = sealing.WINDOWS_PER_SENDER + 1 if sender > HOST_ID_MAX - SENDERS_OPEN else 1
+            for incarnation in range(1, rounds + 1):
+                assert accepts(receiver, header_of(sender, incarnation << 60, 1 << 40))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(receiver._windows) == SENDERS_OPEN
+    assert used < 20 << 20  # what SECURITY.md says
 
 
 def test_the_first_key_seals_and_every_key_opens() -> None:
