@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Opens the maps under a host's attached program, whoever attached it: counters and tables."""
+"""Opens the maps under a host's attached program, whoever attached it: counters and tables.
+
+Reads through mappings that cannot write, and looks at copies: a table that is made over an agent's
+memory would tidy it, and so hide what the agent left there.
+"""
 
 import ctypes
 import ctypes.util
 import json
+import mmap
 import os
+from collections.abc import Callable
 from typing import Final, Self
 
 from pyxdp_gossip._native import (
+    OWNER_STATES_BYTES,
     QUEUE_BYTES,
     QUEUES,
     Entry,
@@ -54,31 +61,55 @@ class HostMaps:
             if row["id"] in identifiers and row.get("name") in WANTED
         }
         self._cpus = possible_cpus()
-        self._tables: dict[int, SessionTable] = {}
+        self._readable: dict[str, mmap.mmap] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for mapping in self._readable.values():
+            mapping.close()
         for opened in self._maps.values():
             os.close(opened.fd)
 
     def counters(self) -> dict[str, int]:
         """The data path's counters by name."""
         per_cpu = self._maps["counters"].lookup(bytes(4), 8 * len(NAMES) * self._cpus)
-        queues = memoryview(self._maps["queues"].memory())[: QUEUES * QUEUE_BYTES]
+        queues = self._bytes("queues", QUEUES * QUEUE_BYTES)
         return dict(zip(NAMES, sum_counters(per_cpu or b"", queues), strict=True))
 
-    def table(self, family: int) -> SessionTable:
-        """The host's own session table, as it is now. To write into it is to lie to the host."""
-        shared = self._maps[f"sessions{family}"]
-        owners = OwnerStates(memory=self._maps["owners"].memory())
-        buckets = shared.max_entries - 1
-        return SessionTable(family, buckets, owners, memory=shared.memory(), adopt=True)
+    def _bytes(self, name: str, length: int) -> bytes:
+        """The first bytes of a map's memory, as it is now."""
+        if name not in self._readable:
+            descriptor = self._maps[name].fd
+            size = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._readable[name] = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        return self._readable[name][:length]
+
+    def _copy(self, family: int) -> tuple[SessionTable, bytearray]:
+        """The host's session table as it is now, and the memory in which this copy of it lies."""
+        owners = OwnerStates(memory=bytearray(self._bytes("owners", OWNER_STATES_BYTES)))
+        buckets = self._maps[f"sessions{family}"].max_entries - 1
+        length = SessionTable.required_bytes(family, buckets)
+        memory = bytearray(self._bytes(f"sessions{family}", length))
+        return SessionTable(family, buckets, owners, memory=memory, adopt=True), memory
+
+    def lie(self, family: int, change: Callable[[SessionTable], object]) -> None:
+        """Changes the host's table behind its agent's back, and nothing but that in it."""
+        table, memory = self._copy(family)
+        before = memoryview(bytes(memory)).cast("Q")
+        change(table)
+        after = memoryview(memory).cast("Q")
+        with self._maps[f"sessions{family}"].memory() as live:
+            words = memoryview(live).cast("Q")
+            for place, (old, new) in enumerate(zip(before, after, strict=True)):
+                if old != new:
+                    words[place] = new
+            words.release()
 
     def entry(self, session: Session) -> Entry | None:
         """What the host's table says about a session."""
-        return self.table(session.family).get(session_key(session))
+        return self._copy(session.family)[0].get(session_key(session))
 
 
 def session_key(session: Session) -> bytes:

@@ -85,11 +85,14 @@ class Pop:
 
     def lie(self, host: int, session: Session, owner: int) -> None:
         """Makes a host's table name another owner."""
-        self.maps(host).table(session.family).put(session_key(session), owner)
+        key = session_key(session)
+        self.maps(host).lie(session.family, lambda table: table.put(key, owner))
 
     def forget(self, host: int, session: Session) -> None:
         """Takes a session out of a host's table."""
-        assert self.maps(host).table(session.family).remove(session_key(session))
+        key, found = session_key(session), []
+        self.maps(host).lie(session.family, lambda table: found.append(table.remove(key)))
+        assert found == [True]
 
 
 def change_hops(box: Box, changes: int, seed: int, crowd: Crowd) -> None:
