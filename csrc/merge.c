@@ -286,6 +286,8 @@ __u64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap,
 	__u64 at = 0, count = 0;
 	__u32 cursor = 0;
 
+	if (!xg_ledger_sums(tables->ledger, owner))
+		return 0;
 	while (next_open(xg_table_of(tables, family), &at, owner, &session, &cold)) {
 		if (!is_wanted(tables->ledger, owner, bitmap, &session))
 			continue;
@@ -326,11 +328,14 @@ static __u64 prune_table(const struct xg_tables *tables, struct xg_session_table
 
 __u64 xg_prune(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, __u32 position)
 {
-	__u64 closed = prune_table(tables, tables->v4, owner, bitmap, position) +
-		       prune_table(tables, tables->v6, owner, bitmap, position);
 	struct xg_statement *s;
 	__u32 cursor = 0;
+	__u64 closed;
 
+	if (!xg_ledger_sums(tables->ledger, owner))
+		return 0;
+	closed = prune_table(tables, tables->v4, owner, bitmap, position) +
+		 prune_table(tables, tables->v6, owner, bitmap, position);
 	while ((s = xg_ledger_next(tables->ledger, &cursor))) {
 		if (s->owner != owner || s->kind != XG_SAID_OPEN ||
 		    (__s32)(s->position - position) >= 0 ||

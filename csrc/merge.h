@@ -59,7 +59,8 @@ void xg_settle(const struct xg_tables *tables);
  * an entry that went meanwhile. */
 void xg_sweep_statements(const struct xg_tables *tables, __u32 now_ms, __u32 linger_ms);
 
-/* An owner's open sessions in some buckets of its digest (bit b & 7 of byte b >> 3): */
+/* An owner's open sessions in some buckets of its digest (bit b & 7 of byte b >> 3); none, if
+ * that did not begin: */
 
 /* ... as records into `out`, at most `most`: xg_ledger_sessions() are all. Returns how many. */
 __u64 xg_select(const struct xg_tables *tables, __u16 owner, const __u8 *bitmap, int family,

@@ -294,6 +294,22 @@ def test_pruning_closes_what_a_pull_came_without() -> None:
     assert observer.log.prune(4, bytes(2), 99) == 0
 
 
+def test_an_owner_without_a_digest_has_nothing_in_any_bucket() -> None:
+    observer = Observer()
+    observer.log.forget_owner(4)
+    observer.owners.activate(3)
+    observer.log.forget_owner(3)
+    observer.hear(Said(4, ONE, 1, OPEN, 1))
+    row = struct.pack("<BBH2sHII16sQ", 1, 4, 2, b"\0\2", 0, 0, 0, b"\x0a\0\0\1", 0)
+    observer.log.absorb(row, clock=5, position=1, now_ms=0)
+    assert observer.log.prune(4, b"\xff\xff", 9) == 0
+    assert observer.view() == {ONE: (4, False), SESSIONS[1]: (3, False)}
+    assert observer.log.select(b"\xff\xff") == (b"", b"")
+    observer.log.begin_owner(4, 7)
+    observer.hear(Said(4, ONE, 1, OPEN, 1))
+    assert observer.log.prune(4, b"\xff\xff", 9) == 1
+
+
 def test_denying_forgets_one_statement_and_shows_the_next() -> None:
     observer = Observer()
     observer.hear(Said(4, ONE, 1, OPEN, 1))
