@@ -2,8 +2,8 @@
 /*
  * The services of a host: (VIP, port, protocol) to slot, in a small open-addressed array.
  *
- * Built once, before packets flow; then read by BPF and by user space. A BPF array's look-up is
- * inlined, a hash map's is not: each packet pays for this one.
+ * Read by BPF and by user space while further services come: a place's `used` is written last. A
+ * BPF array's look-up is inlined, a hash map's is not: each packet pays for this one.
  */
 #ifndef XG_SERVICES_H
 #define XG_SERVICES_H

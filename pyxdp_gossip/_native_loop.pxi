@@ -132,9 +132,10 @@ cdef class XskLoop:
         cdef xg_loop_rings rings
         need("queue", queue.shape[0], sizeof(xg_queue))
         need("address", len(address), 4)
+        need("services", services.shape[0], SERVICE_PLACES * sizeof(xg_service))
         self._keep = (table4, table6, owners, flood, keep)
         self._queue, self._templates = queue, templates
-        self._services = service_places(services)
+        self._services = services
         forwarder.table4, forwarder.table6 = table4._table, table6._table
         forwarder.owners = owners._states
         forwarder.templates = <const xg_template *>start(templates)
@@ -143,8 +144,8 @@ cdef class XskLoop:
         forwarder.tunnel_port_be = int.from_bytes(tunnel_port.to_bytes(2, "big"), "little")
         forwarder.address_be = int.from_bytes(address, "little")
         forwarder.flood = &flood._list
-        forwarder.services = <const xg_service *>&self._services[0]
-        forwarder.service_mask = self._services.shape[0] // sizeof(xg_service) - 1
+        forwarder.services = <const xg_service *>start(services)
+        forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1
         forwarder.cannot_pass = 1
         forwarder.counters = NULL
         rings.fill, rings.completion = <xsk_ring_prod *>fill, <xsk_ring_cons *>completion

@@ -9,7 +9,7 @@ import secrets
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -20,7 +20,7 @@ import structlog
 from pyxdp_gossip import netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.agent_settings import dataplane_settings
-from pyxdp_gossip.config import HOST_ID_MAX, Config, Key
+from pyxdp_gossip.config import HOST_ID_MAX, Config
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
 from pyxdp_gossip.gossip import GossipCore, LocalHost
@@ -29,7 +29,6 @@ from pyxdp_gossip.gossip.events import (
     Drain,
     DuplicateHost,
     KernelAnswer,
-    KeysChanged,
     Leave,
     MemberChanged,
     MemberState,
@@ -45,7 +44,7 @@ from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, Envelope
 from pyxdp_gossip.gossip_socket import GossipSocket, ProbeSocket
 from pyxdp_gossip.incarnation import next_incarnation
 from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState, InterfaceWatch
-from pyxdp_gossip.kernel_events import KernelEvents
+from pyxdp_gossip.kernel_events import KernelEvents, tcp_services
 from pyxdp_gossip.pins import FolderLock
 from pyxdp_gossip.probes import Probes
 from pyxdp_gossip.routing import Routing
@@ -74,7 +73,7 @@ class Agent:
         self.config = config
         self.log = log or structlog.get_logger().bind(host=config.host.id)
         self.services: dict[int, Service] = dict(enumerate(config.services))
-        self._slots = {service: slot for slot, service in self.services.items()}
+        self.slots = {service: slot for slot, service in self.services.items()}
         self.events: deque[object] = deque(maxlen=EVENTS_KEPT)
         self.synced: Synced | None = None
         self.members: dict[int, MemberChanged] = {}
@@ -110,7 +109,7 @@ class Agent:
             self.log.warning("[metrics] has no effect: this version has no listener")
         if config.peers:
             self.log.warning("[[peer]] has no effect here: the kernel's routes are followed")
-        settings = dataplane_settings(config, self._slots)
+        settings = dataplane_settings(config, self.slots)
         self.address = address = settings.address
         self._stack.enter_context(contextlib.closing(FolderLock(config.dataplane.pins)))
         self.dataplane = Dataplane(settings)
@@ -149,11 +148,7 @@ class Agent:
 
     def _open_sockets(self, address: IPv4Address) -> None:
         enter = self._stack.enter_context
-        tcp = {
-            (service.vip, service.port): slot
-            for slot, service in self.services.items()
-            if service.protocol == "tcp"
-        }
+        tcp = tcp_services(self.services)
         config, interface = self.config.gossip, self.config.host.interface
         self.gossip = enter(GossipSocket(interface, address, config.group, config.port))
         self._follow_members()
@@ -232,18 +227,6 @@ class Agent:
         self._send(now)
         self.dataplane.adopt_predecessor()
 
-    def change_keys(self, keys: Sequence[Key]) -> None:
-        """Seals with the first of these from now on, and opens with any.
-
-        Raises:
-            ConfigError: there is none, or this POP seals nothing.
-        """
-        if not keys or self.config.gossip.insecure:
-            raise ConfigError("[gossip] key_file: keys change only where there are some")
-        self.core.handle_event(KeysChanged(tuple(keys)), time.monotonic_ns())
-        self.routing.change_secrets([key.secret for key in keys])
-        self.log.info("keys changed", first=keys[0].id, keys=len(keys))
-
     def drain(self) -> None:
         """Tells the POP not to expect new sessions here."""
         self.core.handle_event(Drain(), time.monotonic_ns())
@@ -251,7 +234,7 @@ class Agent:
     # ---- questions of the caller ----
 
     def _locate(self, session: Session) -> tuple[SessionTable, EventRecord]:
-        slot = self._slots.get(session.service)
+        slot = self.slots.get(session.service)
         if slot is None:
             raise ConfigError(f"{session.service} is no service of this host")
         record = EventRecord(

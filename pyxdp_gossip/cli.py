@@ -63,7 +63,7 @@ def run(path: Path, ready_file: Path | None) -> None:
 
     SIGTERM and SIGINT leave the POP and take everything off; SIGHUP ends for an upgrade, with
     the programs left at work for the next start; SIGUSR1 writes the counters; SIGUSR2 reads the
-    keys again.
+    configuration again and takes its keys and further services.
     """
     log = set_up_log()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before any thread: all inherit it
@@ -92,7 +92,7 @@ def serve(node: Node, path: Path, ready_file: Path | None, log: Any) -> None:
             raise node.failure
         # After SIGCONT, CPython may return a siginfo that it never filled in.
         if received and received.si_signo == signal.SIGUSR2:
-            reload_keys(node, path, log)
+            reload(node, path, log)
         elif received and received.si_signo in SIGNALS:
             write_report(node, ready_file, log)
             if received.si_signo == signal.SIGHUP:
@@ -106,12 +106,20 @@ def serve(node: Node, path: Path, ready_file: Path | None, log: Any) -> None:
             tell_systemd(b"READY=1", log)
 
 
-def reload_keys(node: Node, path: Path, log: Any) -> None:
-    """Takes the keys of the configuration as it is now; a wrong file changes nothing."""
+def reload(node: Node, path: Path, log: Any) -> None:
+    """Takes keys and further services of the configuration as it is now; what cannot be changed
+    stays as it was, and is said in a line. A wrong file changes nothing."""
     try:
-        node.change_keys(Config.load(path).gossip.keys)
+        config = Config.load(path)
+        if not config.gossip.insecure:
+            node.change_keys(config.gossip.keys)
+        stay = node.change_services(config.services)
     except (GossipError, RuntimeError) as error:
-        log.error("keys not changed", reason=str(error))
+        log.error("not reloaded", reason=str(error))
+        return
+    waits = [*node.config.waits_for_restart(config), *map(str, stay)]
+    if waits:
+        log.warning("changed at the next start only", what=waits)
 
 
 def announce(ready_file: Path) -> None:

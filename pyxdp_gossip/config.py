@@ -190,6 +190,27 @@ class Config:
     peers: tuple[PeerConfig, ...]
     warnings: tuple[str, ...] = ()
 
+    def waits_for_restart(self, new: Config) -> list[str]:
+        """What a running agent does not take of another configuration.
+
+        Args:
+            new: of the same host.
+
+        Returns:
+            The tables that differ otherwise than by keys and services.
+        """
+        gossip = replace(new.gossip, keys=self.gossip.keys)
+        pairs = {
+            "host": (self.host, new.host),
+            "gossip": (self.gossip, gossip),
+            "dataplane": (self.dataplane, new.dataplane),
+            "table": (self.table, new.table),
+            "metrics": (self.metrics_listen, new.metrics_listen),
+            "control": (self.control_socket, new.control_socket),
+            "peer": (self.peers, new.peers),
+        }
+        return [f"[{name}]" for name, (mine, other) in pairs.items() if mine != other]
+
     @classmethod
     def load(cls, path: str | Path) -> Config:
         """Read a TOML file; a relative `key_file` is relative to it.

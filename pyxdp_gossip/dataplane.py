@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final, Self
 
@@ -14,14 +14,12 @@ from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import (
     QUEUE_BYTES,
     QUEUES,
-    SERVICE_PLACES,
     EventRing,
     FloodList,
     OwnerStates,
     SessionTable,
     XskLoop,
     give_up_queues,
-    service_places,
     sum_counters,
 )
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
@@ -47,7 +45,8 @@ from pyxdp_gossip.pins import (
     forget_others,
     remove_folder,
 )
-from pyxdp_gossip.session import KernelView, packed16
+from pyxdp_gossip.service_array import ARRAY_BYTES, write_services
+from pyxdp_gossip.session import KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.template_slots import FLOOD, TemplateSlots
 from pyxdp_gossip.templates import HeaderTemplate
@@ -123,8 +122,8 @@ class Dataplane:
                 self._unload()
                 self.rebuilt_because = str(reason)
                 self._load({})
+            write_services(self._services, self.settings.by_slot)
             if not self.adopted:
-                self._set_services()
                 self._pins.keep(self._maps)
         except BaseException:
             self.close()
@@ -153,6 +152,7 @@ class Dataplane:
         self._templates = memoryview(self._maps["templates"].memory())
         self._slots = TemplateSlots(self._templates)
         self._config = memoryview(self._maps["config"].memory())
+        self._services = memoryview(self._maps["services"].memory())[:ARRAY_BYTES]
         queues = memoryview(self._maps["queues"].memory())
         self._queues = queues[: QUEUES * QUEUE_BYTES]
         self._heartbeat = self._config[:8].cast("Q")
@@ -200,10 +200,6 @@ class Dataplane:
         self._mac = mac
         group = None if flood_template == NO_TEMPLATE else flood_template
         self._flood.set(group, copies)
-
-    def _set_services(self) -> None:
-        places = service_places(pack_services(self.settings.by_slot), SERVICE_PLACES)
-        memoryview(self._maps["services"].memory())[: len(places)] = places
 
     def close(self) -> None:
         """Frees what this process holds; what is attached stays attached. Repeatable."""
@@ -292,7 +288,7 @@ class Dataplane:
             table6=self.table6,
             owners=self.owners,
             templates=self._templates,
-            services=pack_services(settings.by_slot),
+            services=self._services,
             flood=self._flood,
             address=settings.address.packed,
             tunnel_port=settings.tunnel_port,
@@ -389,6 +385,12 @@ class Dataplane:
             if link:
                 link.close()
         self._attached = _Attached()
+
+    def change_services(self, services: Mapping[Service, int]) -> None:
+        """Takes further services while packets flow; those that are there keep their slots."""
+        self.settings = replace(self.settings, services=dict(services))
+        write_services(self._services, self.settings.by_slot)
+        self._pins.change_stamp(self._maps, Stamp.of(self.settings, *self._buckets))
 
     # ---- hosts ----
 

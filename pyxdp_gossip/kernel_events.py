@@ -14,7 +14,7 @@ from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.dataplane_settings import EVENTS_A_READ
 from pyxdp_gossip.gossip.events import IncomingEvent, Misdirected, Misses, SocketEvents
 from pyxdp_gossip.gossip.records import EVENT, EventKind
-from pyxdp_gossip.session import Address
+from pyxdp_gossip.session import Address, Service
 
 RECORD: Final = EVENT.size
 READS_MAX: Final = 8  # of a full ring, 21,800 records, in one turn
@@ -107,6 +107,26 @@ class KernelEvents:
         self._unflagged = set(map(_identity, _each(records)))
         return self._compare(records, now)
 
+    def change_services(
+        self, services: Mapping[tuple[Address, int], int], now: int
+    ) -> SocketEvents:
+        """Further services, which the sockops program tells of already: the sockets of theirs
+        that are there.
+
+        Raises:
+            HostError: the kernel refused; `resync_if_due` asks again.
+        """
+        before = self._slots
+        self._services, self._slots = services, frozenset(services.values())
+        self._destroyed.change_services(services)
+        missed = self._missed()
+        self.resync_soon()  # if the next line fails
+        records = netlink.established_sockets(services, now)
+        new = (record for record in _each(records) if _slot(record) not in before)
+        self._unflagged.update(map(_identity, new))
+        self._missed_seen = missed
+        return self._compare(records, now)
+
     def resync_soon(self) -> None:
         """Makes `resync_if_due` read the sockets again, whatever was told."""
         self._missed_seen = (-1, 0, 0)
@@ -132,6 +152,15 @@ class KernelEvents:
         # Sockets that ended without saying which: only those without a flag matter.
         unnamed = self._destroyed.unnamed if self._unflagged else 0
         return self._dataplane.socket_events_lost(), self._destroyed.overflows, unnamed
+
+
+def tcp_services(services: Mapping[int, Service]) -> dict[tuple[Address, int], int]:
+    """Those of the services that have sockets: (VIP, port) to slot."""
+    return {
+        (service.vip, service.port): slot
+        for slot, service in services.items()
+        if service.protocol == "tcp"
+    }
 
 
 def _each(records: bytes) -> Iterator[bytes]:

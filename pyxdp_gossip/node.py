@@ -12,9 +12,10 @@ from pyxdp_gossip.agent_thread import AgentThread
 from pyxdp_gossip.config import Config, Key
 from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.gossip.events import MemberState
+from pyxdp_gossip.live_changes import change_keys, change_services
 from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.node_events import EventStream
-from pyxdp_gossip.session import Session
+from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
 
 Answer = TypeVar("Answer")
@@ -238,7 +239,28 @@ class Node:
             ConfigError: there is none, or this POP seals nothing.
             RuntimeError: the node is not running.
         """
-        self._call(lambda agent: agent.change_keys(keys))
+        self._call(lambda agent: change_keys(agent, keys))
+
+    def change_services(self, services: Sequence[Service]) -> list[Service]:
+        """Further services, without a restart: sessions of those that are served live on.
+
+        Other hosts may be told at any time, before or after: until a host serves a service itself,
+        it leaves out what others say of it.
+
+        Args:
+            services: of `Config.load()`; what is served already may be among them. Put new ones
+                behind the others, for a start takes the sessions over only with the same order.
+
+        Returns:
+            The services that are not among these, and are served on: to take one away needs a
+            restart.
+
+        Raises:
+            ConfigError: they are too many.
+            HostError: the kernel refused.
+            RuntimeError: the node is not running.
+        """
+        return self._call(lambda agent: change_services(agent, services))
 
     def events(self) -> EventStream:
         """What happens, oldest first: MemberChanged, Synced, DuplicateHost, UnknownService.

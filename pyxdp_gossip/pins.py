@@ -126,6 +126,12 @@ class MapPins:
             maps["stamp"].update(bytes(4), self._stamp.pack())
             self.in_use = True
 
+    def change_stamp(self, maps: Mapping[str, BpfMap], stamp: Stamp) -> None:
+        """The maps are for other settings from now on."""
+        self._stamp = stamp
+        if self.in_use:
+            maps["stamp"].update(bytes(4), stamp.pack())
+
     def remove(self) -> None:
         """The maps go with the last program that uses them."""
         shutil.rmtree(self._folder, ignore_errors=True)

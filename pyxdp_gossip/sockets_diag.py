@@ -229,6 +229,10 @@ class DestroyListener:
         self.overflows = 0
         self.unnamed = 0
 
+    def change_services(self, services: Services) -> None:
+        """Reports the sockets of these services from now on."""
+        self._slots = _slots(services)
+
     def __enter__(self) -> Self:
         return self
 

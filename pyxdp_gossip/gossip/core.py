@@ -378,12 +378,14 @@ class GossipCore:
     def _on_services(self, event: ServicesChanged, now: int) -> None:
         self._dictionary.change(event.services)
         self._log.set_services(self._dictionary.ids())
-        self._services_at = now
+        self._own_log.flush(now)
+        self._greeter.tell_services(None)  # before any record that means a new one
         for member in self._roster:
+            before = member.translation
             member.translation = self._dictionary.translate(member.services)
             member.knows_all = self._dictionary.has_all(member.services)
             # What was about a service that is new here was left out: get it now.
-            if member.talks:
+            if member.talks and member.translation != before:
                 self._join.pull(member, now)
 
     def _on_keys(self, event: KeysChanged, _now: int) -> None:

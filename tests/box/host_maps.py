@@ -107,12 +107,13 @@ class HostMaps:
                     words[place] = new
             words.release()
 
-    def entry(self, session: Session) -> Entry | None:
-        """What the host's table says about a session."""
-        return self._copy(session.family)[0].get(session_key(session))
+    def entry(self, session: Session, slot: int | None = None) -> Entry | None:
+        """What the host's table says about a session; `slot`: of another service than the box's."""
+        return self._copy(session.family)[0].get(session_key(session, slot))
 
 
-def session_key(session: Session) -> bytes:
-    """The key of a session of one of the box's services."""
+def session_key(session: Session, slot: int | None = None) -> bytes:
+    """The key of a session of one of the box's services, or of the one with a slot."""
     pack = pack_key4 if session.family == 4 else pack_key6
-    return pack(session.client.packed, session.client_port, SLOTS[session.family])
+    place = SLOTS[session.family] if slot is None else slot
+    return pack(session.client.packed, session.client_port, place)

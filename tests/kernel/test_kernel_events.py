@@ -8,17 +8,18 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 
 from pyxdp_gossip import kernel_events, netlink
-from pyxdp_gossip._native import LINGER, OwnershipLog, OwnerStates, SessionTable
+from pyxdp_gossip._native import LINGER, OwnershipLog
 from pyxdp_gossip.bpf_object import possible_cpus
+from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.events import IncomingEvent, Misdirected, Misses, SocketEvents
-from pyxdp_gossip.gossip.records import OPEN_KINDS, EventKind, EventRecord
+from pyxdp_gossip.gossip.records import OPEN_KINDS, EventKind
 from pyxdp_gossip.kernel_events import EVENTS_A_READ, READS_MAX, RESYNC_EVERY_NS, KernelEvents
 from pyxdp_gossip.stats import NAMES
 from tests.golden_world import CLIENTS, OWN_HOST, PEER, PORT, VIPS
@@ -30,22 +31,14 @@ from tests.kernel.dataplane_fixture import (
     own_namespaces,
     unpacked,
 )
+from tests.kernel.fake_kernel import NOW, SERVICES, SLOTS, FakeKernel, record
 from tests.kernel.live_connection import connected, wait_for
 from tests.model import Entry
 
 Pair = tuple[Any, Any]
-SLOTS = {4: 0, 6: 2}
-SERVICES = {(VIPS[family], PORT): slot for family, slot in SLOTS.items()}
 UDP_SLOT = 1
-NOW = 50_000_000_000
 ABORT = struct.pack("ii", 1, 0)  # of SO_LINGER: close() resets the connection
 _ports = itertools.count(43000)
-
-
-def record(kind: EventKind, port: int, slot: int = SLOTS[4]) -> bytes:
-    """One record of an IPv4 client."""
-    address = CLIENTS[4].packed.ljust(16, b"\0")
-    return EventRecord(kind, 4, slot, port, 0, 0, 0, address, NOW).pack()
 
 
 def told(events: list[IncomingEvent]) -> list[tuple[str, int]]:
@@ -54,69 +47,6 @@ def told(events: list[IncomingEvent]) -> list[tuple[str, int]]:
 
 
 # ---- with rings and sockets of the test's own making ----
-
-
-class Ring:
-    """A ring buffer; `before_read` runs when somebody begins to read."""
-
-    def __init__(self) -> None:
-        self.waiting: list[bytes] = []
-        self.before_read: Callable[[], None] = lambda: None
-
-    def read(self, limit: int) -> bytes:
-        self.before_read()
-        taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
-        return b"".join(taken)
-
-
-class FakeKernel:
-    """In the places of data path, sock_diag and its notifications; time stands still."""
-
-    def __init__(self) -> None:
-        self.owners = OwnerStates()
-        self.owners.activate(OWN_HOST)
-        self.table4 = SessionTable(4, 256, self.owners)
-        self.table6 = SessionTable(6, 256, self.owners)
-        self.log = OwnershipLog(self.table4, self.table6, OWN_HOST)
-        self.socket_events, self.packet_events = Ring(), Ring()
-        self.socket_events_fd, self.packet_events_fd = 101, 102
-        self.lost = 0
-        self.sockets: list[bytes] = []
-        self.destroyed: list[bytes] = []
-        self.dumps = 0
-        self.dump_ns = 0
-        self.clock = NOW
-        self.overflows = self.unnamed = 0
-        self.is_closed = False
-
-    def socket_events_lost(self) -> int:
-        return self.lost
-
-    def established_sockets(self, services: Any, now: int) -> bytes:
-        self.dumps += 1
-        self.clock += self.dump_ns
-        return b"".join(self.sockets)
-
-    def monotonic_ns(self) -> int:
-        return self.clock
-
-    # what DestroyListener offers
-
-    def fileno(self) -> int:
-        return 103
-
-    def read(self, now: int) -> bytes:
-        ended, self.destroyed = b"".join(self.destroyed), []
-        return ended
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def own(self, port: int, slot: int = SLOTS[4], flags: int = 0) -> None:
-        """An entry of this host's own."""
-        address = CLIENTS[4].packed.ljust(16, b"\0")
-        key = EventRecord(EventKind.OPEN, 4, slot, port, 0, 0, 0, address, 0).key
-        self.table4.put(key, OWN_HOST, flags=flags)
 
 
 @pytest.fixture
@@ -328,6 +258,53 @@ def test_a_resync_ends_a_claim_that_lost_against_another_hosts(
     assert told([found]) == [("CLOSE", 1)]
     log.absorb(found.records, clock=0, position=2, now_ms=0)
     assert (log.statements, log.digest(OWN_HOST)[1]) == (0, 0)
+
+
+NEW_SLOT = 3
+FURTHER = {**SERVICES, (VIPS[4], PORT + 1): NEW_SLOT}
+
+
+def test_a_further_service_brings_its_sockets_and_later_their_ends(
+    events: KernelEvents, kernel: FakeKernel
+) -> None:
+    kernel.own(1)
+    kernel.sockets = [record(EventKind.OPEN, 1), record(EventKind.OPEN, 2, NEW_SLOT)]
+    kernel.sockets.append(record(EventKind.OPEN, 3, NEW_SLOT))
+    found = events.change_services(FURTHER, NOW)
+    assert (told([found]), kernel.listens_to) == ([("OPEN", 2), ("OPEN", 3)], FURTHER)
+    kernel.socket_events.waiting = [record(EventKind.OPEN, 3, NEW_SLOT)]  # the program tells of it
+    kernel.destroyed = [record(EventKind.CLOSE_LINGER, port, NEW_SLOT) for port in (2, 3)]
+    kernel.destroyed.append(record(EventKind.CLOSE_LINGER, 1))
+    assert told(read(events)) == [("OPEN", 3), ("CLOSE_LINGER", 2)]
+    assert resync(events, kernel) is None
+
+
+def test_what_was_lost_while_a_service_came_is_looked_for(
+    events: KernelEvents, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(services: Any, now: int) -> bytes:
+        kernel.lost += 1
+        return b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(netlink, "established_sockets", lose)
+        events.change_services(FURTHER, NOW)
+    assert resync(events, kernel) == []
+    assert resync(events, kernel) is None
+
+
+def test_a_kernel_that_refuses_to_tell_of_a_further_service_is_asked_again(
+    events: KernelEvents, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(services: Any, now: int) -> bytes:
+        raise HostError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(netlink, "established_sockets", refuse)
+        with pytest.raises(HostError):
+            events.change_services(FURTHER, NOW)
+    kernel.sockets = [record(EventKind.OPEN, 2, NEW_SLOT)]
+    assert resync(events, kernel) == [("OPEN", 2)]
 
 
 def test_resyncs_are_a_second_apart_and_a_loss_meanwhile_is_not_forgotten(

@@ -60,5 +60,5 @@ def test_a_wrong_key_file_changes_nothing_and_is_said_in_one_line(hosts: Pair) -
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=20)[1]
     assert process.returncode == 0
-    (line,) = (line for line in stderr.splitlines() if "keys not changed" in line)
+    (line,) = (line for line in stderr.splitlines() if "not reloaded" in line)
     assert "gossip.key:1: expected" in line

@@ -255,3 +255,20 @@ def test_a_wrong_key_file_names_the_line_and_no_secret(text: str, message: str) 
 def test_the_first_key_line_is_the_first_key() -> None:
     keys = parse_keys(f"# rotated in May\n7 {KEY_LINE.split()[1]}\n{KEY_LINE}\n", "gossip.key")
     assert [key.id for key in keys] == [7, 1]
+
+
+def test_what_waits_for_a_restart_is_all_but_keys_and_services(tmp_path: Path) -> None:
+    before = load(tmp_path)
+    after = load(
+        tmp_path,
+        LEAST.replace('"eth0"', '"eth1"') + '[[service]]\nvip = "198.51.100.1"\nport = 80\n'
+        'protocol = "tcp"\n[table]\nsessions_v4 = 9\n[control]\nsocket = "/run/other.sock"\n',
+        generate_key_line(lambda size: bytes(size)),
+    )
+    assert before.waits_for_restart(before) == []
+    assert before.waits_for_restart(after) == ["[host]", "[table]", "[control]"]
+    assert before.waits_for_restart(
+        load(tmp_path, LEAST + "[dataplane]\nflood_rate_pps = 9\n")
+    ) == ["[dataplane]"]
+    other = LEAST.replace("7946", "7947")
+    assert before.waits_for_restart(load(tmp_path, other)) == ["[gossip]"]

@@ -347,6 +347,31 @@ def test_a_reload_at_the_sender_brings_its_new_services_sessions() -> None:
     assert second.owner(7, slot=1) == 1
 
 
+def test_the_others_hear_what_a_new_service_is_before_its_first_session() -> None:
+    pop = Pop()
+    first = pop.start(1, services={0: HTTPS})
+    second = pop.start(2)
+    pop.run(1500)
+    first.core.handle_event(ServicesChanged({0: HTTPS, 1: HTTP}), pop.now)
+    pop.happens(first, event(OPEN, 7, slot=1))
+    pop.run(5)
+    assert second.owner(7, slot=1) == 1
+    assert second.core.counters.records_unknown_service == 0
+
+
+def test_a_reload_asks_only_those_again_who_told_of_the_new_service() -> None:
+    pop = Pop()
+    first = pop.start(1, services={0: HTTPS})
+    second = pop.start(2, services={0: HTTPS, 1: HTTP})
+    third = pop.start(3, services={0: HTTPS})
+    pop.run(1500)
+    before = [host.core.counters.shards_sent for host in (second, third)]
+    first.core.handle_event(ServicesChanged({0: HTTPS, 1: HTTP}), pop.now)
+    pop.run(100)
+    after = [host.core.counters.shards_sent for host in (second, third)]
+    assert after == [before[0] + 1, before[1]]
+
+
 def test_a_clock_far_ahead_is_not_followed() -> None:
     pop = Pop()
     first = pop.start(1)
