@@ -194,12 +194,11 @@ class Dataplane:
 
     def _write_config(self, flood_template: int, mac: bytes) -> None:
         copies = self._slots.of_hosts(self._far)
-        cookie = netlink.netns_cookie()
-        packed = pack_config(self.settings, cookie, flood_template, mac, copies)
+        netns = netlink.netns_cookie()
+        packed = pack_config(self.settings, netns, flood_template, mac, copies)
         self._config[8 : len(packed)] = packed[8:]
         self._mac = mac
-        group = None if flood_template == NO_TEMPLATE else flood_template
-        self._flood.set(group, copies)
+        self._flood.set(None if flood_template == NO_TEMPLATE else flood_template, copies)
 
     def close(self) -> None:
         """Frees what this process holds; what is attached stays attached. Repeatable."""
@@ -463,8 +462,7 @@ class Dataplane:
     def _counters(self) -> tuple[int, ...]:
         """All counters in the order of NAMES; one system call."""
         length = 8 * len(NAMES) * bpf_object.possible_cpus()
-        value = self._maps["counters"].lookup(bytes(4), length)
-        return sum_counters(value or b"", self._queues)
+        return sum_counters(self._maps["counters"].lookup(bytes(4), length) or b"", self._queues)
 
     def socket_events_lost(self) -> int:
         """How many sockets' events the kernel could not tell: compare with its sockets."""
@@ -484,19 +482,19 @@ class Dataplane:
     def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of
         this host hold its session, and does the segment fit?"""
-        fd = self._objects[0].program_fd("xg_question")
-        action = bpf_object.run_program(fd, frame, ifindex=self._link.index).action
-        return VIEWS.get(action, KernelView.IN_DOUBT)
+        program = self.program_fd("xg_question")
+        run = bpf_object.run_program(program, frame, ifindex=self._link.index)
+        return VIEWS.get(run.action, KernelView.IN_DOUBT)
 
     def kernel_knows(self, frame: bytes) -> bool:
         """Whether a packet like this frame would be passed, were it flooded to this host."""
         return self.kernel_view(frame) >= KernelView.HALF
 
     def program_fd(self, name: str) -> int:
-        """The descriptor of a program of the XDP object, for measuring it."""
+        """The descriptor of a program of the XDP object."""
         return self._objects[0].program_fd(name)
 
     def test_run(self, frame: bytes) -> bpf_object.ProgramRun:
         """Runs the XDP program on one frame, as if it came from the interface."""
-        fd = self._objects[0].program_fd("xg_redirect")
-        return bpf_object.run_program(fd, frame, ifindex=self._link.index)
+        program = self.program_fd("xg_redirect")
+        return bpf_object.run_program(program, frame, ifindex=self._link.index)

@@ -101,7 +101,7 @@ static void say(struct world *w, int family, uint32_t number, uint16_t owner, __
 	xg_session_key(statement.session.key, &event);
 	statement.session.family = family;
 	xg_session_prepare(&w->tables, &statement.session);
-	xg_enter(&w->tables, &statement, owner == OWN, true, NULL);
+	xg_enter(&w->tables, &statement, owner == OWN, true);
 }
 
 static int64_t reconcile_into(struct world *w, size_t limit)
