@@ -39,9 +39,9 @@ class Timing:
     pull_retry_ms: int = 300
     """No datagram of an asked-for shard for so long: ask again. Each further try waits one
     `pull_retry_ms` more, at most ten of them."""
-    shard_tick_ms: int = 1
+    shard_tick_ms: int = 2
     """Between two bursts of shard datagrams."""
-    shard_burst: int = 8
+    shard_burst: int = 16
     """Shard datagrams a tick, over all askers. `1400 bytes * shard_burst / shard_tick_ms` is the
     most that joins cost this host's link: 90 Mbit/s; more joins faster and drowns slow readers."""
     nack_delay_ms: int = 2
