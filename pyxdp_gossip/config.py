@@ -7,7 +7,7 @@ import base64
 import binascii
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -244,10 +244,99 @@ class Config:
         Raises:
             ConfigError: a key is unknown, missing or wrong.
         """
+        return cls._read(data, label, folder or Path(), ())
+
+    @classmethod
+    def lan(
+        cls,
+        *,
+        host_id: int,
+        interface: str,
+        services: Iterable[Service],
+        address: str | None = None,
+        keys: Iterable[Key] = (),
+        tables: Mapping[str, Any] | None = None,
+        **gossip: Any,
+    ) -> Config:
+        """A rack of servers: the timing of the file's `preset = "lan"`.
+
+        `death_ms` = 100 * 3 + 50 * 4 = 500: a crash is known so long after the last heartbeat.
+        `nack_give_up_ms` = 10 * (1 + 2 + 4) + 8 * 10 * 7 = 630: then the digest repairs.
+        `join_bits_per_s` = 1400 * 8 * 8 * 1000 / 1 = 89.6 Mbit/s: the most a join costs a link.
+        `heartbeats_per_s` = hosts * 1000 / 100: ten datagrams a second of each host.
+
+        Args:
+            host_id: `id` of [host].
+            interface: of [host], as `address`.
+            services: what the POP answers for, at least one.
+            keys: instead of a `key_file`; the first sends.
+            tables: the file's other tables, such as `{"dataplane": {"plane": "xdp"}}`.
+            gossip: keys of [gossip]: `group`, or `members` and `port`; `key_file`, `insecure` ...
+
+        Raises:
+            ConfigError: as `from_dict`.
+        """
+        host = {"id": host_id, "interface": interface, "address": address}
+        return cls._preset("lan", host, services, keys, tables, gossip)
+
+    @classmethod
+    def loopback(
+        cls,
+        *,
+        host_id: int,
+        interface: str,
+        services: Iterable[Service],
+        address: str | None = None,
+        keys: Iterable[Key] = (),
+        tables: Mapping[str, Any] | None = None,
+        **gossip: Any,
+    ) -> Config:
+        """Many hosts on the cores of one machine: the timing of `preset = "loopback"`.
+
+        As `lan`, but who is run late is not suspected so soon, and the first host of a POP waits
+        only `alone_ms` = 500 for others: `death_ms` = 100 * 5 + 50 * 4 = 700.
+
+        Args:
+            host_id: as in `lan`, like `interface`, `services`, `address`, `keys`, `tables`, `gossip`.
+        """
+        host = {"id": host_id, "interface": interface, "address": address}
+        return cls._preset("loopback", host, services, keys, tables, gossip)
+
+    @classmethod
+    def _preset(
+        cls,
+        preset: str,
+        host: Mapping[str, Any],
+        services: Iterable[Service],
+        keys: Iterable[Key],
+        tables: Mapping[str, Any] | None,
+        gossip: Mapping[str, Any],
+    ) -> Config:
+        label = f"Config.{preset}()"
+        if "preset" in gossip:
+            raise ConfigError(f"{label}: `preset` is chosen by the name; leave it out")
+        data = {
+            **(tables or {}),
+            "host": host,
+            "gossip": {**gossip, "preset": preset},
+            "service": [
+                {"vip": str(one.vip), "port": one.port, "protocol": one.protocol}
+                for one in services
+            ],
+        }
+        # By way of a key file's lines, whose checks hold for these keys too.
+        lines = (f"{key.id} {base64.b64encode(key.secret).decode('ascii')}" for key in keys)
+        text = "\n".join(lines)
+        return cls._read(data, label, Path(), parse_keys(text, label) if text else ())
+
+    @classmethod
+    def _read(
+        cls, data: Mapping[str, Any], label: str, folder: Path, keys: tuple[Key, ...]
+    ) -> Config:
         top = TableReader(label, "", data, KNOWN_KEYS)
         host = _read_host(top.table("host"))
         gossip_table = top.table("gossip")
-        gossip, warnings = _read_gossip(gossip_table, folder or Path())
+        gossip, warnings = _read_gossip(gossip_table, folder, keys)
         if host.address in gossip.members:
             raise gossip_table.error("members", str(host.address), NOT_ITSELF)
         services = _read_services(top.tables("service", SERVICES_MAX), label)
@@ -283,7 +372,9 @@ def _read_host(table: TableReader) -> HostConfig:
     return host
 
 
-def _read_gossip(table: TableReader, folder: Path) -> tuple[GossipConfig, tuple[str, ...]]:
+def _read_gossip(
+    table: TableReader, folder: Path, keys: tuple[Key, ...]
+) -> tuple[GossipConfig, tuple[str, ...]]:
     group, members, port = _read_reach(table)
     flood_group = table.address("flood_group", optional=True)
     if flood_group is not None and (group is None or not flood_group.is_multicast):
@@ -295,7 +386,11 @@ def _read_gossip(table: TableReader, folder: Path) -> tuple[GossipConfig, tuple[
     if flood_group is not None and not flood_group.is_multicast:
         raise table.error("group", str(group), "a group with a further multicast address after it")
     insecure = table.boolean("insecure", False)
-    keys, warnings = _read_keys(table, folder, insecure)
+    warnings: tuple[str, ...] = ()
+    if keys and (insecure or table.has("key_file")):
+        raise ConfigError("keys are given, expected neither `key_file` nor `insecure` beside them")
+    if not keys:
+        keys, warnings = _read_keys(table, folder, insecure)
     preset = table.choice("preset", tuple(PRESETS), "lan")
     flush_ms = table.integer("flush_interval_ms", 0, 1000, PRESETS[preset].flush_interval_ms)
     gossip = GossipConfig(

@@ -134,10 +134,14 @@ class Pop:
     def run(self, ms: int) -> None:
         end = self.now + ms * MS
         while self.now < end:
-            self.now += STEP
-            for host in self.hosts.values():
-                if host.running:
-                    self._step(host)
+            self.run_step()
+
+    def run_step(self) -> None:
+        """Half a millisecond."""
+        self.now += STEP
+        for host in self.hosts.values():
+            if host.running:
+                self._step(host)
 
     def _step(self, host: Host) -> None:
         due = [row for row in host.inbox if row[0] <= self.now]
