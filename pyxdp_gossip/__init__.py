@@ -15,6 +15,7 @@ from pyxdp_gossip.forwarder import Forwarder, session_key
 from pyxdp_gossip.gossip import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
     DuplicateHost,
+    IncompatibleHost,
     MemberChanged,
     MemberState,
     Synced,
@@ -42,6 +43,7 @@ __all__ = [
     "GossipError",
     "HeaderTemplate",
     "HostError",
+    "IncompatibleHost",
     "InterfaceChanged",
     "InterfaceState",
     "LocalHost",

@@ -28,6 +28,7 @@ from pyxdp_gossip.gossip.events import (
     AskKernel,
     Drain,
     DuplicateHost,
+    IncompatibleHost,
     KernelAnswer,
     Leave,
     MemberChanged,
@@ -477,5 +478,6 @@ HANDLERS: Final[dict[type, Callable[[Agent, Any, int], None]]] = {
     Synced: Agent._synced,
     AskKernel: Agent._ask_kernel,
     DuplicateHost: Agent._duplicate,
+    IncompatibleHost: lambda agent, event, now: agent.log.error(str(event)),
     UnknownService: Agent._unknown_service,
 }

@@ -297,7 +297,8 @@ class Config:
         only `alone_ms` = 500 for others: `death_ms` = 100 * 5 + 50 * 4 = 700.
 
         Args:
-            host_id: as in `lan`, like `interface`, `services`, `address`, `keys`, `tables`, `gossip`.
+            host_id: as in `lan`, and so are all others: `interface`, `services`, `address`, `keys`,
+                `tables`, `gossip`.
         """
         host = {"id": host_id, "interface": interface, "address": address}
         return cls._preset("loopback", host, services, keys, tables, gossip)

@@ -263,7 +263,7 @@ class Node:
         return self._call(lambda agent: change_services(agent, services))
 
     def events(self) -> EventStream:
-        """What happens, oldest first: MemberChanged, Synced, DuplicateHost, UnknownService.
+        """What happens, oldest first: MemberChanged, Synced, DuplicateHost and so on.
 
         Returns:
             An iterator and asynchronous iterator that waits for the next event and ends when the

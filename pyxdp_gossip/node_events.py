@@ -13,7 +13,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pyxdp_gossip.gossip.events import DuplicateHost, MemberChanged, Synced, UnknownService
+from pyxdp_gossip.gossip.events import (
+    DuplicateHost,
+    IncompatibleHost,
+    MemberChanged,
+    Synced,
+    UnknownService,
+)
 from pyxdp_gossip.interface_watch import InterfaceChanged
 
 EVENTS_KEPT: Final = 4096
@@ -30,7 +36,15 @@ class EventsLost:
     count: int
 
 
-NodeEvent = MemberChanged | Synced | DuplicateHost | UnknownService | InterfaceChanged | EventsLost
+NodeEvent = (
+    MemberChanged
+    | Synced
+    | DuplicateHost
+    | IncompatibleHost
+    | UnknownService
+    | InterfaceChanged
+    | EventsLost
+)
 """What `Node.events()` yields."""
 
 _Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]

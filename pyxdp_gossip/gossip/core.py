@@ -55,12 +55,13 @@ from pyxdp_gossip.gossip.records import (
     SessionTable,
 )
 from pyxdp_gossip.gossip.repair import Nacker, Repairer
-from pyxdp_gossip.gossip.sealing import Envelope
+from pyxdp_gossip.gossip.sealing import Envelope, UnreadableVersionError
 from pyxdp_gossip.gossip.shard_service import ShardService
 from pyxdp_gossip.gossip.strays import StrayNotices
 from pyxdp_gossip.gossip.translation import Dictionary
+from pyxdp_gossip.gossip.versions import Negotiation
 from pyxdp_gossip.gossip.who_has import Answerer, Asker
-from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, VERSION, DatagramType, Header, room_of
+from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, DatagramType, Header, room_of
 from pyxdp_gossip.session import Address, Service
 from pyxdp_gossip.timing import Timing
 
@@ -159,6 +160,8 @@ class GossipCore:
             *(join.pull, self._accuse),
         )
         join.follow(roster)
+        self._negotiation = Negotiation(envelope.versions, roster, tally, emit, join.hindered)
+        outbox.version_for = self._negotiation.version_for
         self._asker = Asker(local.host, tables, outbox, timing, tally, emit, envelope.salt)
         self._answerer = Answerer(outbox, timing, tally, emit)
         self._strays = StrayNotices(log, roster, outbox, timing, tally)
@@ -173,7 +176,9 @@ class GossipCore:
             clock=clock,
             own_log=own_log,
             roster=roster,
-            newcomers=Newcomers(roster, timing, tally, join.challenge, join.answers),
+            newcomers=Newcomers(
+                *(roster, timing, tally, join.challenge, join.answers, self._negotiation.admits)
+            ),
             join=join,
             greeter=self._greeter,
             shards=self._shards,
@@ -202,14 +207,17 @@ class GossipCore:
         self._enter(now)
         self._tally.add("datagrams_in")
         self._tally.add("bytes_in", len(data))
+        reach = (str(address[0]), int(address[1]))
         try:
             header, messages = self._envelope.read(data)
         except PeerError as error:
             self._tally.add(error.reason)
+            if isinstance(error, UnreadableVersionError):
+                self._negotiation.refused(error.header, reach, now)
             return
-        reach = (str(address[0]), int(address[1]))
         if self._left:
             return
+        self._negotiation.heard(header, reach)
         if header.sender == self._local.host:
             self._hear_own_id(header, messages, reach, now)
         else:
@@ -311,7 +319,7 @@ class GossipCore:
         digest, sessions = self._log.digest(local.host)
         return Heartbeat(
             *(state, local.tunnel_port, self._own_log.number, local.address),
-            *(digest, sessions, VERSION),
+            *(digest, sessions, self._envelope.versions),
         )
 
     def _greet(self, reach: Reach | None, hello: Hello) -> None:

@@ -29,7 +29,9 @@ class GossipCounters:
     malformed_records: int = 0
     """Refused: a section that is no row of records; nothing of it was applied."""
     unknown_version: int = 0
-    """Refused: of another version of the wire format."""
+    """Refused: of a version of the wire format that this host does not read."""
+    incompatible_host: int = 0
+    """Ignored: of a host that reads no version of the wire format that all members read."""
     unknown_type: int = 0
     """Refused: a datagram type of a later version."""
     unknown_section: int = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pyxdp_gossip.config import Key
+from pyxdp_gossip.gossip.messages import Versions
 from pyxdp_gossip.session import Address, KernelView, Service
 
 
@@ -66,6 +67,25 @@ class DuplicateHost:
 
 
 @dataclass(frozen=True, slots=True)
+class IncompatibleHost:
+    """A host and the others have no version of the gossip in common: it is not taken in.
+
+    `theirs` is what it reads, or, if nothing of it can be read, what it writes.
+    """
+
+    host: int
+    address: tuple[str, int]
+    theirs: Versions
+    ours: Versions
+
+    def __str__(self) -> str:
+        return (
+            f"host {self.host} at {self.address[0]} speaks version {self.theirs} of the gossip, "
+            f"this one {self.ours}: it is not taken in; upgrade by way of a release that reads both"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AskKernel:
     """Does this kernel know these sessions? Answer with `KernelAnswer` of the same numbers.
 
@@ -86,7 +106,15 @@ class UnknownService:
     records: int
 
 
-OutgoingEvent = MemberChanged | ProbeWanted | Synced | DuplicateHost | AskKernel | UnknownService
+OutgoingEvent = (
+    MemberChanged
+    | ProbeWanted
+    | Synced
+    | DuplicateHost
+    | IncompatibleHost
+    | AskKernel
+    | UnknownService
+)
 
 
 # ---- from the caller to the core ----

@@ -78,6 +78,7 @@ class Join:
         self._give_up_at = now + timing.join_timeout_ms * NS_PER_MS
         self._ready_at = now + timing.alone_ms * NS_PER_MS
         self._met_anyone = False
+        self._hindered = False  # there is a host whose datagrams this one cannot read
         self.synced = False
         self.said = False  # the caller was told that the join ended, complete or not
 
@@ -122,6 +123,10 @@ class Join:
     def welcomed(self) -> None:
         """Somebody answered: no more HELLOs to the group."""
         self._hello_at = None
+
+    def hindered(self) -> None:
+        """Somebody is there who cannot be understood: this host is not alone."""
+        self._hindered = True
 
     # ---- what comes ----
 
@@ -185,6 +190,8 @@ class Join:
     def _concludes_at(self, roster: Roster) -> int:
         if any(_is_open(member) for member in roster):
             return self._give_up_at
+        if self._hindered and not self._met_anyone:
+            return self._give_up_at
         enough = sum(member.established for member in roster) >= WELCOMES_ENOUGH
         return 0 if enough else self._ready_at
 
@@ -218,7 +225,9 @@ class Join:
         self._greet(member.reach, Hello(fresh.request, True))
 
     def _conclude(self, roster: Roster, now: int) -> None:
-        if now >= self._concludes_at(roster) and not any(_is_open(member) for member in roster):
+        complete = self._met_anyone or not self._hindered
+        complete = complete and not any(_is_open(member) for member in roster)
+        if complete and now >= self._concludes_at(roster):
             self.synced = self.said = True
             self._hello_at = None
             self._emit(Synced(partial=False))

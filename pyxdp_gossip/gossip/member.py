@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from pyxdp_gossip.gossip.events import MemberState
+from pyxdp_gossip.gossip.messages import Versions
 from pyxdp_gossip.gossip.sequence import BatchSequence
 from pyxdp_gossip.session import Address, Service
 
@@ -71,7 +72,7 @@ class Member:
     salt: int | None = None  # of its start; None: known by hearsay only
     reach: tuple[str, int] | None = None
     established: bool = False  # it says that its own join ended
-    version: int = 1  # the highest of the wire format that it speaks
+    versions: Versions | None = None  # of the wire format that it reads; None: not heard yet
     has_shard: bool = False  # all its sessions came once
     has_previous: bool = False  # entries of its incarnation before still count
     generation: int | None = None  # of its services; None: not heard yet

@@ -114,6 +114,7 @@ class Roster:
         member = Member(
             *(start.host, start.incarnation, beat.address, beat.tunnel_port),
             *(MemberState.ALIVE, now, start.salt, reach),
+            versions=beat.versions,
         )
         return self._take_in(member, now)
 
@@ -167,6 +168,7 @@ class Roster:
             self._owners.begin(member.host, start.salt)
         member.incarnation, member.salt, member.reach = start.incarnation, start.salt, reach
         member.start_over()
+        member.versions = None
         member.generation = None
         member.services = {}
         member.heard_at = now
@@ -181,7 +183,7 @@ class Roster:
             member.address, member.tunnel_port = beat.address, beat.tunnel_port
             self._tell(member)
         member.established = beat.state is not HostState.JOINING
-        member.version = beat.version
+        member.versions = beat.versions
         if beat.state is HostState.DRAINING:
             self.signal(member, Signal.DRAINS, now)
         return member.batches.reach(beat.last_batch)

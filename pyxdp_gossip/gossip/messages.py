@@ -8,6 +8,8 @@ from enum import IntEnum
 
 from pyxdp_gossip.session import Address, Service
 
+VERSION_MAX = 255  # one byte in the header
+
 
 class HostState(IntEnum):
     """What a host says of itself."""
@@ -15,6 +17,40 @@ class HostState(IntEnum):
     JOINING = 1
     ACTIVE = 2
     DRAINING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of the wire format that a host reads: `lowest` and `highest`, and all between.
+
+    It writes each of them, too.
+    """
+
+    lowest: int
+    highest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.highest <= VERSION_MAX:
+            raise ValueError(f"versions are {self}, expected 1 <= lowest <= highest <= 255")
+
+    def __contains__(self, version: int) -> bool:
+        return self.lowest <= version <= self.highest
+
+    def __and__(self, other: Versions) -> Versions | None:
+        """Those that both read, if there are any."""
+        lowest, highest = max(self.lowest, other.lowest), min(self.highest, other.highest)
+        return Versions(lowest, highest) if lowest <= highest else None
+
+    def __str__(self) -> str:
+        return f"{self.lowest}..{self.highest}"
+
+    def all(self) -> range:
+        """Each of them, the lowest first."""
+        return range(self.lowest, self.highest + 1)
+
+
+OURS = Versions(1, 1)
+"""What this package reads and writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +66,7 @@ class Heartbeat:
     """A host's state, where its tunnel ends, and how its log stands.
 
     After batch `last_batch` the host has `sessions` open ones, and the sums of its digest add up
-    to `digest`: so a lost tail shows, and so does any difference. `version` is the highest that
-    the host speaks.
+    to `digest`: so a lost tail shows, and so does any difference.
     """
 
     state: HostState
@@ -40,7 +75,7 @@ class Heartbeat:
     address: Address
     digest: int = 0
     sessions: int = 0
-    version: int = 1
+    versions: Versions = OURS
 
 
 @dataclass(frozen=True, slots=True)

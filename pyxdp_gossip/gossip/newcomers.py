@@ -27,6 +27,7 @@ class Newcomer:
     beat: Heartbeat | None = None
     proven: bool = False
     challenged_at: int | None = None
+    refused: bool = False  # it reads no version that the members read
     wanted: int | None = None  # it asked for this host's shard, under this request
 
 
@@ -39,6 +40,7 @@ class Newcomers:
     Args:
         challenge: sends a HELLO to where a start was heard.
         answers: whether a WELCOME answers a HELLO of this start.
+        admits: whether a start reads what the members read.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Newcomers:
         tally: Tally,
         challenge: Callable[[Reach], None],
         answers: Callable[[Welcome], bool],
+        admits: Callable[[Start, Heartbeat, Reach], bool],
     ) -> None:
         self._roster = roster
         self._tally = tally
         self._challenge = challenge
         self._answers = answers
+        self._admits = admits
         self._interval = timing.hello_interval_ms * NS_PER_MS
         self._known: dict[int, Newcomer] = {}
 
@@ -71,6 +75,9 @@ class Newcomers:
         if newcomer.beat is None or str(newcomer.beat.address) != reach[0]:
             self._tally.add("wrong_source")  # or it did not say yet where it is
             return None, None
+        newcomer.refused = not self._admits(newcomer.start, newcomer.beat, reach)
+        if newcomer.refused:
+            return None, None
         if not newcomer.proven:
             self._tally.add("unproven")
             due = newcomer.challenged_at is None or now - newcomer.challenged_at >= self._interval
@@ -88,6 +95,11 @@ class Newcomers:
         else:
             self._roster.adopt(member, newcomer.start, reach, now)
         return member, newcomer.wanted
+
+    def refuses(self, host: int) -> bool:
+        """Whether nothing may be answered to a host's newcomer."""
+        newcomer = self._known.get(host)
+        return newcomer is not None and newcomer.refused
 
     def _forget(self, now: int) -> None:
         """Whoever did not prove itself in time makes room; the oldest come first."""

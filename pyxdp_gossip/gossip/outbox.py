@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.messages import Message
@@ -20,7 +21,8 @@ TAKEN_MAX = 64  # datagrams a call, so that a resync does not drown the readers'
 class Outbox:
     """Datagrams in order; nothing is sealed before it goes, so a dropped one costs no counter.
 
-    `room` says what fits into one; it shrinks with the network's MTU.
+    `room` says what fits into one; it shrinks with the network's MTU. `version_for` says in which
+    version a destination's datagrams are written.
     """
 
     def __init__(self, envelope: Envelope, tally: Tally) -> None:
@@ -28,6 +30,8 @@ class Outbox:
         self._tally = tally
         self._waiting: deque[tuple[Destination, DatagramType, bytes]] = deque()
         self.room = ROOM_MAX
+        lowest = envelope.versions.lowest
+        self.version_for: Callable[[Destination], int] = lambda _destination: lowest
 
     def put(
         self,
@@ -52,7 +56,7 @@ class Outbox:
         taken: list[tuple[Destination, bytes]] = []
         while self._waiting and len(taken) < TAKEN_MAX:
             destination, kind, payload = self._waiting.popleft()
-            data = self._envelope.seal(kind, payload)
+            data = self._envelope.seal(kind, payload, self.version_for(destination))
             taken.append((destination, data))
             self._tally.add("datagrams_out")
             self._tally.add("bytes_out", len(data))

@@ -140,6 +140,8 @@ class Receiver:
         self, header: Header, messages: list[Message], reach: Reach, now: int
     ) -> None:
         """Whoever proves that this host runs must be answered before it is known."""
+        if self.newcomers.refuses(header.sender):
+            return
         for message in messages:
             if isinstance(message, Hello) and comes_from(None, messages, reach):
                 self.greeter.welcome(message, header, reach, now)

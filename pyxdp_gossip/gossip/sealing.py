@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pyxdp_gossip.config import Key
 from pyxdp_gossip.errors import PeerError
-from pyxdp_gossip.gossip.messages import Message
+from pyxdp_gossip.gossip.messages import OURS, Message, Versions
 from pyxdp_gossip.gossip.wire import (
     HEADER,
     DatagramType,
@@ -72,6 +72,14 @@ def tunnel_cookie(secret: bytes, source: bytes, destination: bytes) -> bytes:
     return hmac.digest(key, source + destination, "sha256")[:COOKIE_BYTES]
 
 
+class UnreadableVersionError(PeerError):
+    """An authentic datagram of a version that this host does not read."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__("unknown_version")
+        self.header = header
+
+
 class ReplayWindow:
     """Which counters of one sub-key were seen: each is accepted once.
 
@@ -113,6 +121,7 @@ class Envelope:
         site: POP of this host; datagrams of others are refused.
         keys: first sends, any opens; empty for a POP that seals nothing.
         cipher: a name of `CIPHERS`; the same on all hosts.
+        versions: what this host reads and writes.
     """
 
     def __init__(
@@ -124,7 +133,9 @@ class Envelope:
         site: int = 0,
         keys: Sequence[Key] = (),
         cipher: str = "aes-256-gcm",
+        versions: Versions = OURS,
     ) -> None:
+        self.versions = versions
         self._site = site
         self._host = host
         self.incarnation = incarnation
@@ -173,14 +184,14 @@ class Envelope:
         start = self.incarnation.to_bytes(8, "big") + self.salt.to_bytes(8, "big")
         return hkdf_sha256(secret, start, b"pyxdp-gossip " + purpose, 32)
 
-    def seal(self, kind: DatagramType, payload: bytes) -> bytes:
+    def seal(self, kind: DatagramType, payload: bytes, version: int = OURS.lowest) -> bytes:
         """One datagram; each has the next counter, so no nonce is used twice."""
         counter = self._counter
         self._counter += 1
         header = encode_header(
             Header(
                 *(kind, self._sealing is None, self._key_id, self._site, self._host),
-                *(self.incarnation, self.salt, counter),
+                *(self.incarnation, self.salt, counter, version),
             )
         )
         if self._sealing is None:
@@ -192,7 +203,8 @@ class Envelope:
 
         Raises:
             PeerError: malformed, of another site, plain where sealed ones are expected or the
-                other way round, an unknown key, a bad seal, or seen before.
+                other way round, an unknown key, a bad seal, seen before, or of a version that
+                this host does not read.
         """
         header = decode_header(data)
         if header.site != self._site:
@@ -201,6 +213,7 @@ class Envelope:
             raise PeerError("plain_refused" if header.plain else "sealed_refused")
         payload = data[HEADER.size :] if header.plain else self._decrypt(header, data)
         self._check_replay(header)
+        self._check_version(header)
         return header, payload
 
     def _decrypt(self, header: Header, data: bytes) -> bytes:
@@ -218,6 +231,11 @@ class Envelope:
         if len(self._subkeys) > SUBKEYS_MAX:
             self._subkeys.popitem(last=False)
         return payload
+
+    def _check_version(self, header: Header) -> None:
+        """After the seal only, or a forger could name hosts."""
+        if header.version not in self.versions:
+            raise UnreadableVersionError(header)
 
     def _check_replay(self, header: Header) -> None:
         """After the seal only, or a forger could move the window."""

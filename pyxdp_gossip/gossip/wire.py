@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pyxdp_gossip.config import HOST_ID_MAX
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import (
+    OURS,
     Accusation,
     Answer,
     AskSums,
@@ -40,12 +41,12 @@ from pyxdp_gossip.gossip.messages import (
     Stray,
     Sums,
     Unknown,
+    Versions,
     Welcome,
     WhoHas,
 )
 from pyxdp_gossip.session import Service, packed16, unpacked16
 
-VERSION = 1
 DATAGRAM_MAX = 1400  # bytes of UDP payload: fits a 1500-byte network under IPv6 and a tunnel
 DATAGRAM_MIN = 1200  # less is no network for IPv6 (RFC 8200 section 5: links carry 1280)
 SECTIONS_MAX = 64  # a datagram of this version has fewer than ten
@@ -57,7 +58,7 @@ SECTION = struct.Struct("!BBH")
 PAYLOAD_MAX = DATAGRAM_MAX - HEADER.size - TAG_BYTES
 
 _BATCH = struct.Struct("!QQ")
-_HEARTBEAT = struct.Struct("!BBH4x16sQQQ")
+_HEARTBEAT = struct.Struct("!BBHB3x16sQQQ")
 _GENERATION = struct.Struct("!I4x")
 _SERVICE = struct.Struct("!HHB3x16s")
 _HELLO = struct.Struct("!IB3x")
@@ -166,28 +167,29 @@ class Header(NamedTuple):
     incarnation: int
     salt: int
     counter: int
+    version: int = OURS.lowest
 
 
 def encode_header(header: Header) -> bytes:
     """(32,) bytes."""
     kind = header.type | (FLAG_PLAIN if header.plain else 0)
     return HEADER.pack(
-        *(VERSION, kind, header.key_id, header.site, header.sender),
+        *(header.version, kind, header.key_id, header.site, header.sender),
         *(header.incarnation, header.salt, header.counter),
     )
 
 
 def decode_header(data: bytes) -> Header:
-    """Read the first 32 bytes of a datagram.
+    """Read the first 32 bytes of a datagram; they are the same in every version.
 
     Raises:
-        PeerError: too short or long, another version or type, plain with a key id or sealed
+        PeerError: too short or long, version 0, another type, plain with a key id or sealed
             without, or the sender is no host id.
     """
     if not HEADER.size <= len(data) <= DATAGRAM_MAX:
         raise PeerError("malformed_datagram")
     version, kind, key_id, site, sender, incarnation, salt, counter = HEADER.unpack_from(data)
-    if version != VERSION:
+    if version == 0:
         raise PeerError("unknown_version")
     plain = bool(kind & FLAG_PLAIN)
     if plain != (key_id == 0) or sender > HOST_ID_MAX:
@@ -195,7 +197,7 @@ def decode_header(data: bytes) -> Header:
     datagram_type = _TYPES.get(kind & ~FLAG_PLAIN)
     if datagram_type is None:
         raise PeerError("unknown_type")
-    return Header(datagram_type, plain, key_id, site, sender, incarnation, salt, counter)
+    return Header(datagram_type, plain, key_id, site, sender, incarnation, salt, counter, version)
 
 
 def encode_section(kind: int, body: bytes) -> bytes:
@@ -272,14 +274,19 @@ def _decode_batch(body: bytes) -> Batch:
 def _encode_heartbeat(beat: Heartbeat) -> bytes:
     address = packed16(beat.address)
     log = (beat.last_batch, beat.digest, beat.sessions)
-    return _HEARTBEAT.pack(beat.state, beat.version, beat.tunnel_port, address, *log)
+    older = beat.versions.highest - beat.versions.lowest
+    return _HEARTBEAT.pack(
+        *(beat.state, beat.versions.highest, beat.tunnel_port, older, address), *log
+    )
 
 
 def _decode_heartbeat(body: bytes) -> Heartbeat:
-    state, version, tunnel_port, address, number, digest, sessions = _fixed(_HEARTBEAT, body)
+    state, version, tunnel_port, older, address, number, digest, sessions = _fixed(_HEARTBEAT, body)
     if state not in _HOST_STATES or tunnel_port == 0 or number > BATCH_NUMBER_MAX:
         raise PeerError("malformed_body")
-    log = (digest, sessions, version)
+    if older >= version:
+        raise PeerError("malformed_body")
+    log = (digest, sessions, Versions(version - older, version))
     return Heartbeat(_HOST_STATES[state], tunnel_port, number, unpacked16(address), *log)
 
 

@@ -58,6 +58,8 @@ class SharedEnvelope(Envelope):
         header = decode_header(data) if known is None else known[0]
         if header.key_id not in self._secrets:
             raise PeerError("unknown_key")
+        if header.version not in self.versions:
+            raise PeerError("unknown_version")
         if known is None:
             messages = decode_payload(self._decrypt(header, data))
             self._reader.note(data, header, messages)

@@ -19,7 +19,7 @@ from pyxdp_gossip.gossip.events import (
     SocketEvents,
     Synced,
 )
-from pyxdp_gossip.gossip.messages import MemberEntry
+from pyxdp_gossip.gossip.messages import OURS, MemberEntry, Versions
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.session import Service
@@ -91,6 +91,7 @@ class Pop:
         wall: int = WALL,
         keys: tuple[Key, ...] = KEYS,
         adopted: Host | None = None,
+        versions: Versions = OURS,
     ) -> Host:
         """A new start of an agent, with empty tables, or with those of the one before."""
         name = name or f"10.8.0.{host}"
@@ -103,7 +104,7 @@ class Pop:
         owners.activate(host)
         core = GossipCore(
             LocalHost(host, ip_address(name), 6080, services or {0: HTTPS, 1: HTTP}),
-            Envelope(host, WALL + self._starts, self._starts << 32, keys=keys),
+            Envelope(host, WALL + self._starts, self._starts << 32, keys=keys, versions=versions),
             log=OwnershipLog(table, table6, host),
             owners=owners,
             tables={4: table, 6: table6},

@@ -49,9 +49,12 @@ LAYOUTS = {
     0x01: Layout("BATCH", "number:8 clock:8", head_may=lambda h: h["number"] < BATCHES),
     0x02: Layout(
         "HEARTBEAT",
-        "state:1 version:1 tunnel_port:2 -:4 address:16 last_batch:8 digest:8 sessions:8",
+        "state:1 version:1 tunnel_port:2 older:1 -:3 address:16 last_batch:8 digest:8 sessions:8",
         head_may=lambda h: (
-            h["state"] in {1, 2, 3} and h["tunnel_port"] != 0 and h["last_batch"] < BATCHES
+            h["state"] in {1, 2, 3}
+            and h["tunnel_port"] != 0
+            and h["last_batch"] < BATCHES
+            and h["older"] < h["version"]
         ),
     ),
     0x03: Layout(

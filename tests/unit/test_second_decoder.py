@@ -65,9 +65,11 @@ PLAIN: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
     m.Batch: ("BATCH", attributes("number", "clock")),
     m.Heartbeat: (
         "HEARTBEAT",
-        attributes(
-            *("state", "version", "tunnel_port", "address", "last_batch", "digest", "sessions")
-        ),
+        lambda b: {
+            **attributes("state", "tunnel_port", "address", "last_batch", "digest", "sessions")(b),
+            "version": b.versions.highest,
+            "older": b.versions.highest - b.versions.lowest,
+        },
     ),
     m.Services: (
         "SERVICES",
@@ -144,6 +146,8 @@ def by_the_page(payload: bytes) -> list[Section] | None:
 USUAL = {
     "state": st.integers(1, 3),
     "tunnel_port": st.integers(1, 65535),
+    "version": st.integers(128, 255),
+    "older": st.integers(0, 127),
     "number": st.integers(0, 2**31),
     "last_batch": st.one_of(st.integers(0, 9), st.just(2**63 - 1)),
     "first": st.integers(0, 700),
@@ -270,14 +274,19 @@ def stray(family: int, address: bytes) -> Section:
     return "NOT_MINE", {"rows": [{"family": family, "address": address}]}
 
 
-def heartbeat(state: int = 1, tunnel_port: int = 1, last_batch: int = 0) -> Section:
-    return "HEARTBEAT", {"state": state, "tunnel_port": tunnel_port, "last_batch": last_batch}
+def heartbeat(
+    state: int = 1, tunnel_port: int = 1, last_batch: int = 0, version: int = 1, older: int = 0
+) -> Section:
+    log = {"last_batch": last_batch, "version": version, "older": older}
+    return "HEARTBEAT", {"state": state, "tunnel_port": tunnel_port, **log}
 
 
 EDGES: list[tuple[Section, bool]] = [
     *((heartbeat(state=state), state in {1, 2, 3}) for state in (0, 1, 2, 3, 4, 255)),
     *((heartbeat(tunnel_port=port), port > 0) for port in (0, 1, 65535)),
     *((heartbeat(last_batch=n), n < 2**63) for n in (2**63 - 1, 2**63)),
+    *((heartbeat(version=n, older=n - 1), True) for n in (1, 255)),
+    *((heartbeat(version=n, older=n), False) for n in (0, 1, 255)),
     (sums(1022, 1024, 2), True),
     (sums(1023, 1024, 2), False),
     (sums(8191, 8192, 1), True),

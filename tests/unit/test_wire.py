@@ -36,6 +36,7 @@ from pyxdp_gossip.gossip.messages import (
     Stray,
     Sums,
     Unknown,
+    Versions,
     Welcome,
     WhoHas,
 )
@@ -83,8 +84,8 @@ SECTIONS: list[tuple[str, Message, str]] = [
     ),
     (
         "heartbeat of IPv6",
-        Heartbeat(HostState.DRAINING, 6080, 7, V6, 9, 3, version=2),
-        "02000030" + "030217c0" + "00000000" + V6_16 + "0000000000000007" + NINE_THREE,
+        Heartbeat(HostState.DRAINING, 6080, 7, V6, 9, 3, Versions(3, 5)),
+        "02000030" + "030517c0" + "02000000" + V6_16 + "0000000000000007" + NINE_THREE,
     ),
     ("no services", Services(1, ()), "03000008" + "0000000100000000"),
     (
@@ -164,7 +165,7 @@ def test_a_datagram_beyond_the_limit_is_malformed() -> None:
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        *(("0201", "unknown_version"), ("0001", "unknown_version"), ("0105", "unknown_type")),
+        *(("0001", "unknown_version"), ("0105", "unknown_type")),
         *(("0100", "unknown_type"), ("0181", "malformed_datagram")),
     ],
 )
