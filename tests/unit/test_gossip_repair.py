@@ -9,6 +9,7 @@ import pytest
 from gossip_pop import MS, Host, Pop, event
 
 from pyxdp_gossip.gossip import own_log
+from pyxdp_gossip.gossip.events import MemberState
 from pyxdp_gossip.gossip.messages import Nack
 from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.gossip.repair import BATCHES_A_NACK, ranges_of
@@ -191,6 +192,44 @@ def test_a_frozen_agent_that_wakes_asks_for_what_it_missed_and_nobody_is_dead() 
         states = {row.value for peer in (1, 2, 3) for row in host.states(peer)}
         assert "dead" not in states
         assert host.active() == {1, 2, 3}
+
+
+def test_one_of_eight_that_is_frozen_for_a_minute_loses_nothing_and_catches_up() -> None:
+    pop = Pop()
+    hosts = pop.start_all(*range(1, 9))
+    sleeper, others = hosts[0], hosts[1:]
+    for number, host in enumerate(hosts):
+        pop.happens(host, *(event(OPEN, 10 * number + client) for client in range(4)))
+    pop.run(20)
+    owners = {10 * number + client: number + 1 for number in range(8) for client in range(4)}
+    sleeper.running = False
+    while_asleep = [event(CLOSE, 0), event(OPEN, 8)]  # its kernel goes on; its agent reads it later
+    for second in range(60):
+        host = others[second % 7]
+        pop.happens(host, event(OPEN, 100 + second))
+        owners[100 + second] = hosts.index(host) + 1
+        pop.run(1000)
+        sleeper.inbox.clear()  # its socket's buffer is long full
+    pop.happens(others[0], event(CLOSE, 10))
+    pop.run(20)
+    for host in others:
+        assert host.states(1)[-1] is MemberState.SILENT
+        assert [host.owner(client) for client in range(4)] == [1] * 4
+    sleeper.running = True
+    pop.happens(sleeper, *while_asleep)
+    pop.run(500)
+    del owners[0], owners[10]
+    owners[8] = 1
+    for host in hosts:
+        shown = {client: host.owner(client) for client in range(200)}
+        assert {client: owner for client, owner in shown.items() if owner} == owners
+        assert host.active() == set(range(1, 9))
+        states = {state for peer in range(1, 9) for state in host.states(peer)}
+        assert MemberState.DEAD not in states
+        assert [host.states(peer)[-1] for peer in range(1, 9) if host.states(peer)] == (
+            [MemberState.ALIVE] * 7
+        )
+    assert [host.core.counters.accusations_sent for host in hosts] == [0] * 8
 
 
 def test_a_host_asks_for_its_own_rate_however_much_is_missing() -> None:
