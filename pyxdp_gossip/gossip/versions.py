@@ -111,6 +111,8 @@ class Negotiation:
 
     def admits(self, start: Start, beat: Heartbeat, reach: Reach) -> bool:
         """Whether a newcomer reads what all active members read; names it if not."""
+        if self._own.lowest == self._own.highest and self._own.lowest in beat.versions:
+            return True  # what every member reads that this host took in
         active = (member for member in self._roster if member.state.active)
         common: Versions | None = self._own
         for member in active:
