@@ -154,7 +154,7 @@ def test_a_batch_that_never_comes_is_given_up_after_nack_give_up_ms(preset: str)
     first.core._repairer.asked = lambda *_: None  # type: ignore[method-assign]
     pop.loses = lambda source, _target, _data: source == first.address
     pop.happens(first, event(EventKind.OPEN, 1))
-    pop.run_step()
+    pop.run(3)  # longer than a flush interval
     pop.loses = lambda *_: False
     pop.happens(first, event(EventKind.OPEN, 2))
     ms_until(pop, lambda: second.core.counters.batches_asked > 0, 110)
