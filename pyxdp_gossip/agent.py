@@ -459,14 +459,13 @@ class Agent:
             return KernelView.IN_DOUBT
 
     def _duplicate(self, event: DuplicateHost, now: int) -> None:
-        where = event.address[0]
         if event.fatal:
             self.fatal = DuplicateHostError(
-                f"host id {self.config.host.id} is taken by the host at {where}: "
+                f"host id {self.config.host.id} is taken by the host at {event.address[0]}: "
                 "give each host of the POP its own [host] id"
             )
         else:
-            self.log.error("duplicate host id", other=where)
+            self.log.error("duplicate host id", other=event.address[0])
 
     def _unknown_service(self, event: UnknownService, now: int) -> None:
         self.log.warning("unknown service", peer=event.host, records=event.records)

@@ -272,9 +272,6 @@ class Config:
             keys: instead of a `key_file`; the first sends.
             tables: the file's other tables, such as `{"dataplane": {"plane": "xdp"}}`.
             gossip: keys of [gossip]: `group`, or `members` and `port`; `key_file`, `insecure` ...
-
-        Raises:
-            ConfigError: as `from_dict`.
         """
         host = {"id": host_id, "interface": interface, "address": address}
         return cls._preset("lan", host, services, keys, tables, gossip)
