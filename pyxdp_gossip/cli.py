@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import click
 import structlog
 
-from pyxdp_gossip.config import Config, generate_key_line
+from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import GossipError, HostError
+from pyxdp_gossip.key_file import generate_key_line
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.popbox.demo import demo_command
 from pyxdp_gossip.sim.command import sim_command

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 
 from pyxdp_gossip.agent import Agent
-from pyxdp_gossip.config import SERVICES_MAX, Key
+from pyxdp_gossip.config import SERVICES_MAX
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.gossip.events import KeysChanged, ServicesChanged
 from pyxdp_gossip.kernel_events import tcp_services
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import Service
 
 

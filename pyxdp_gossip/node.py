@@ -9,9 +9,10 @@ from typing import Any, Self, TypeVar
 
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.agent_thread import AgentThread
-from pyxdp_gossip.config import Config, Key
+from pyxdp_gossip.config import Config
 from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.gossip.events import MemberState
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.live_changes import change_keys, change_services
 from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.node_events import EventStream

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.messages import Versions
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import Address, KernelView, Service
 
 

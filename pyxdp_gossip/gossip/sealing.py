@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import OURS, Message, Versions
 from pyxdp_gossip.gossip.wire import (
@@ -24,6 +23,7 @@ from pyxdp_gossip.gossip.wire import (
     decode_payload,
     encode_header,
 )
+from pyxdp_gossip.key_file import Key
 
 REPLAY_WINDOW = 1024  # datagrams that may overtake each other; RFC 6479 uses the same size
 SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic ones get in

@@ -10,10 +10,10 @@ from functools import cache
 from ipaddress import IPv4Address
 
 from pyxdp_gossip._native import OwnershipLog, OwnerStates, SessionTable
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.core import GossipCore, LocalHost
 from pyxdp_gossip.gossip.messages import MemberEntry
 from pyxdp_gossip.gossip.records import EventKind, EventRecord, session_key
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.sim.shared_envelope import Reader, SharedEnvelope
 from pyxdp_gossip.sim.watch import WatchedLog

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.events import Drain, KeysChanged
 from pyxdp_gossip.gossip.wire import decode_header
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.network import MS
 from pyxdp_gossip.sim.pop import Pop

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from random import Random
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.core import GossipCore
 from pyxdp_gossip.gossip.events import (
     AskKernel,
@@ -27,6 +26,7 @@ from pyxdp_gossip.gossip.events import (
     Synced,
 )
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind, unpack_records
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import KernelView
 from pyxdp_gossip.sim.datapath import Datapath, told
 from pyxdp_gossip.sim.host import STATEMENTS, Host, client_of, host_at, name_of, record

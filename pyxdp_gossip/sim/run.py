@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from pyxdp_gossip.config import Key
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import Message
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.gossip.wire import Header, decode_header, decode_payload
+from pyxdp_gossip.key_file import Key
 
 KEPT = 4096  # datagrams: what is on its way at one moment; replays of older ones open anew
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyxdp_gossip.config import parse_keys
+from pyxdp_gossip.key_file import parse_keys
 from tests.kernel.agent_host import DEVICE, PATIENCE_S, ROOT, AgentHost, agent_host, wait_for
 from tests.kernel.conftest import Namespace
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.messages import Batch, Leaving
 from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.gossip.wire import DATAGRAM_MAX, PAYLOAD_MAX, DatagramType, encode_message
 from pyxdp_gossip.gossip_socket import GossipSocket
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.templates import HeaderTemplate
 
 PORT = 7946

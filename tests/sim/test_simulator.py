@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from pyxdp_gossip._native import SessionTable
 from pyxdp_gossip.cli import cli
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip import newcomers, who_has
 from pyxdp_gossip.gossip.records import HOST_UNOWNED, EventKind
 from pyxdp_gossip.gossip.sealing import ReplayWindow
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.sim.host import DIGEST_BUCKETS, Host, key_of, record
 from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS

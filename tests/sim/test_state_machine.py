@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.events import Drain
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS

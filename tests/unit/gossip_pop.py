@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from pyxdp_gossip._native import OwnershipLog, OwnerStates, SessionTable
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.core import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
     MemberChanged,
@@ -22,6 +21,7 @@ from pyxdp_gossip.gossip.events import (
 from pyxdp_gossip.gossip.messages import OURS, MemberEntry, Versions
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
 from pyxdp_gossip.gossip.sealing import Envelope
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.timing import Timing
 

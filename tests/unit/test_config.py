@@ -8,16 +8,9 @@ from typing import Any
 
 import pytest
 
-from pyxdp_gossip.config import (
-    PRESETS,
-    Config,
-    Key,
-    PeerConfig,
-    Timing,
-    generate_key_line,
-    parse_keys,
-)
+from pyxdp_gossip.config import PRESETS, Config, PeerConfig, Timing
 from pyxdp_gossip.errors import ConfigError
+from pyxdp_gossip.key_file import Key, generate_key_line, parse_keys
 from pyxdp_gossip.session import Service
 
 SECRET = bytes(range(32))

@@ -12,9 +12,9 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.sealing import CIPHERS, REPLAY_WINDOW, Envelope, ReplayWindow
 from pyxdp_gossip.gossip.wire import TAG_BYTES, DatagramType
+from pyxdp_gossip.key_file import Key
 
 
 class Vector(NamedTuple):

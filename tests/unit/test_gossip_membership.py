@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 from gossip_pop import MS, Host, Pop, event
 
-from pyxdp_gossip.config import Key
 from pyxdp_gossip.gossip.events import (
     Drain,
     KeysChanged,
@@ -21,6 +20,7 @@ from pyxdp_gossip.gossip.health import SCORE_MAX, LocalHealth
 from pyxdp_gossip.gossip.messages import Nack
 from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.gossip.wire import DATAGRAM_MIN, HEADER, TAG_BYTES, DatagramType, decode_header
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.timing import PRESETS, Timing
 
 OPEN, CLOSE = EventKind.OPEN, EventKind.CLOSE

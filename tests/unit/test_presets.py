@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from gossip_pop import MS, Pop, event
 
-from pyxdp_gossip.config import Config, Key
+from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.gossip.events import MemberState
 from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.gossip.wire import DatagramType, decode_header
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.timing import PRESETS, Timing
 

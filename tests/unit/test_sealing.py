@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyxdp_gossip.config import HOST_ID_MAX, Key
+from pyxdp_gossip.config import HOST_ID_MAX
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip import sealing
 from pyxdp_gossip.gossip.sealing import (
@@ -27,6 +27,7 @@ from pyxdp_gossip.gossip.sealing import (
     tunnel_cookie,
 )
 from pyxdp_gossip.gossip.wire import HEADER, DatagramType, Header
+from pyxdp_gossip.key_file import Key
 from pyxdp_gossip.session import packed16
 
 ONE, TWO = Key(1, bytes(range(32))), Key(2, bytes(range(32, 64)))
