@@ -184,7 +184,7 @@ def test_a_join_gets_as_much_as_join_bits_per_s_and_no_more(preset: str) -> None
     assert second.owner(11_999) == 1
     most = timing.join_bits_per_s * timing.shard_tick_ms // 1000
     full = sorted(bits)[1:-1]  # the first tick and the last may be cut
-    assert len(full) > 5
+    assert len(full) > 2
     assert all(0.99 * most < bits[tick] <= most for tick in full)
 
 
@@ -206,6 +206,6 @@ def test_more_in_each_formula_is_what_its_docstring_says() -> None:
     assert replace(base, heartbeat_ms=50).death_ms == base.death_ms - 150
     assert replace(base, probe_attempts=5).death_ms == base.death_ms + base.probe_interval_ms
     assert replace(base, nack_tries=11).nack_give_up_ms == base.nack_give_up_ms + 80
-    assert replace(base, shard_burst=16).join_bits_per_s == 2 * base.join_bits_per_s
-    assert replace(base, shard_tick_ms=2).join_bits_per_s == base.join_bits_per_s // 2
+    assert replace(base, shard_burst=32).join_bits_per_s == 2 * base.join_bits_per_s
+    assert replace(base, shard_tick_ms=4).join_bits_per_s == base.join_bits_per_s // 2
     assert replace(base, heartbeat_ms=200).heartbeats_per_s(10) == base.heartbeats_per_s(10) // 2
