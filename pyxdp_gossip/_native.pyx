@@ -52,6 +52,8 @@ cdef int check(int rc) except -1:
 
 cdef const u8[::1] octets(object data):
     """Any contiguous buffer as octets."""
+    if type(data) is bytes:
+        return data
     return memoryview(data).cast("B")
 
 

@@ -59,6 +59,7 @@ def format_endpoint(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
+@lru_cache(maxsize=4096)
 def packed16(address: Address) -> bytes:
     """16 bytes, network order; an IPv4 address as IPv4-mapped (RFC 4291 section 2.5.5.2)."""
     if isinstance(address, IPv4Address):

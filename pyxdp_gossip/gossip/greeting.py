@@ -49,11 +49,7 @@ class Greeter:
         if not self._answers.take((header.sender, header.incarnation, header.salt), now):
             self._tally.add("hellos_refused")
             return False
-        others = [
-            MemberEntry(other.host, other.tunnel_port, other.incarnation, other.address)
-            for other in self._roster
-            if other.state.active and other.host != header.sender
-        ]
+        others = self._others(header.sender) if hello.members else []
         welcome = Welcome(hello.request, header.sender, header.incarnation)
         step = self._outbox.room.members
         for start in range(0, max(len(others), 1), step):
@@ -63,6 +59,13 @@ class Greeter:
             self._outbox.put(reach, DatagramType.MEMBERSHIP, *sections)
         self.tell_services(reach)
         return True
+
+    def _others(self, asker: int) -> list[MemberEntry]:
+        return [
+            MemberEntry(other.host, other.tunnel_port, other.incarnation, other.address)
+            for other in self._roster
+            if other.state.active and other.host != asker
+        ]
 
     def tell_services(self, reach: Reach | None) -> None:
         """This host's dictionary, to a place or to the group."""

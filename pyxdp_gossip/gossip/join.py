@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ from pyxdp_gossip.timing import Timing
 SHARD_DATAGRAMS_MAX = 1 << 20  # 1.3 GB of records: more than the largest table holds
 RETRY_STEPS_MAX = 10  # the wait between two tries grows up to so many times its first
 REQUEST_MASK = (1 << 32) - 1
+ASKED_KEPT = 256  # as many as there are members
 REQUESTS_VALID = 1024  # a WELCOME may come late by so many HELLOs
 WELCOMES_ENOUGH = 2  # established members that tell of all others
 STRAGGLERS_WAIT = 20 * NS_PER_MS  # datagrams of a shard that its end overtook
@@ -75,6 +77,7 @@ class Join:
         self._retry = timing.pull_retry_ms * NS_PER_MS
         self._settle = timing.settle_ms * NS_PER_MS
         self._hello_at: int | None = now
+        self._asked: deque[int] = deque(maxlen=ASKED_KEPT)  # requests that ask for members
         self._give_up_at = now + timing.join_timeout_ms * NS_PER_MS
         self._ready_at = now + timing.alone_ms * NS_PER_MS
         self._met_anyone = False
@@ -99,6 +102,10 @@ class Join:
         """Ask a start that is new here to prove that it runs."""
         self._greet(reach, Hello(self._next_request(), False))
 
+    def _ask(self, reach: Reach | None, request: int, *, pull: bool) -> None:
+        self._asked.append(request)
+        self._greet(reach, Hello(request, pull, members=True))
+
     def pull(self, member: Member, now: int) -> None:
         """Ask a member for its shard; a shard on its way is asked for anew."""
         if not self._met_anyone:
@@ -106,7 +113,7 @@ class Join:
             self._ready_at = now + self._settle
         self._pulls[member.host] = pull = Pull(self._next_request(), now + self._retry)
         member.keeps_closed = True
-        self._greet(member.reach, Hello(pull.request, True))
+        self._ask(member.reach, pull.request, pull=True)
 
     def pull_buckets(self, member: Member, bitmap: bytes, now: int) -> None:
         """Ask a member for its sessions in the buckets that differ."""
@@ -120,9 +127,10 @@ class Join:
         """Whether something of a member is on its way."""
         return member.host in self._pulls
 
-    def welcomed(self) -> None:
-        """Somebody answered: no more HELLOs to the group."""
-        self._hello_at = None
+    def welcomed(self, welcome: Welcome) -> None:
+        """Somebody told of the members: no more HELLOs to the group."""
+        if welcome.request in self._asked:
+            self._hello_at = None
 
     def hindered(self) -> None:
         """Somebody is there who cannot be understood: this host is not alone."""
@@ -200,7 +208,7 @@ class Join:
         roster = self._roster
         if self._hello_at is not None and now >= self._hello_at:
             self._hello_at = now + self._hello_interval
-            self._greet(None, Hello(self._next_request(), False))
+            self._ask(None, self._next_request(), pull=False)
         for host, pull in list(self._pulls.items()):
             member = roster.get(host)
             if member is None or not member.state.active:
@@ -222,7 +230,7 @@ class Join:
         fresh = Pull(self._next_request(), retry_at, tries=tries)
         self._pulls[member.host] = fresh
         self._tally.add("shards_retried")
-        self._greet(member.reach, Hello(fresh.request, True))
+        self._ask(member.reach, fresh.request, pull=True)
 
     def _conclude(self, roster: Roster, now: int) -> None:
         complete = self._met_anyone or not self._hindered

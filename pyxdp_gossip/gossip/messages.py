@@ -91,10 +91,12 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Tell me who you are; with `pull`, and send me your shard under the name `request`."""
+    """Tell me who you are; with `pull`, and send me your shard under the name `request`; with
+    `members`, and whom you know."""
 
     request: int
     pull: bool
+    members: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class Receiver:
 
     def _on_welcome(self, delivery: Delivery, welcome: Welcome) -> None:
         if self.join.answers(welcome):
-            self.join.welcomed()
+            self.join.welcomed(welcome)
 
     def _on_members(self, delivery: Delivery, members: Members) -> None:
         for entry in members.entries:
@@ -196,6 +196,8 @@ class Receiver:
             member.generation = services.generation
             member.services = {}
         known = self.dictionary.merge(member.services, services.entries)
+        if known == member.services and known:
+            return  # told again, in case it was lost
         translation = self.dictionary.translate(known)
         changed = translation != member.translation
         member.services, member.translation = known, translation

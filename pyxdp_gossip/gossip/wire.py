@@ -313,8 +313,8 @@ def _decode_services(body: bytes) -> Services:
 
 
 def _decode_hello(body: bytes) -> Hello:
-    request, pull = _fixed(_HELLO, body)
-    return Hello(request, bool(pull & 1))
+    request, wanted = _fixed(_HELLO, body)
+    return Hello(request, bool(wanted & 1), bool(wanted & 2))
 
 
 def _decode_welcome(body: bytes) -> Welcome:
@@ -443,7 +443,7 @@ _ENCODERS: dict[type, tuple[SectionKind, Callable[[Any], bytes]]] = {
     Batch: (SectionKind.BATCH, lambda m: _BATCH.pack(m.number, m.clock)),
     Heartbeat: (SectionKind.HEARTBEAT, _encode_heartbeat),
     Services: (SectionKind.SERVICES, _encode_services),
-    Hello: (SectionKind.HELLO, lambda m: _HELLO.pack(m.request, m.pull)),
+    Hello: (SectionKind.HELLO, lambda m: _HELLO.pack(m.request, m.pull | m.members << 1)),
     Welcome: (SectionKind.WELCOME, lambda m: _WELCOME.pack(m.request, m.host, 0, m.incarnation)),
     Members: (SectionKind.MEMBERS, _encode_members),
     Shard: (SectionKind.SHARD, lambda m: _SHARD.pack(m.request, m.number, m.position)),

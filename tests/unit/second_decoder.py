@@ -2,7 +2,7 @@
 """Reads and writes an opened payload, from docs/wire-format.md alone: the package's is not used.
 
 One table says everything. A layout is written as on that page, field by field: `name:bytes`, `-`
-for reserved ones, `&1` where only one bit counts. A field of 16 bytes is an
+for reserved ones, `&3` where only two bits count. A field of 16 bytes is an
 address and stays bytes.
 """
 
@@ -61,7 +61,7 @@ LAYOUTS = {
         *("SERVICES", "generation:4 -:4", "index:2 port:2 protocol:1 -:3 vip:16"),
         *(0, 55),
     ),
-    0x04: Layout("HELLO", "request:4 pull:1&1 -:3"),
+    0x04: Layout("HELLO", "request:4 wanted:1&3 -:3"),
     0x05: Layout("WELCOME", "request:4 host:2 -:2 incarnation:8"),
     0x06: Layout(
         *("MEMBERS", "", "host:2 tunnel_port:2 -:4 incarnation:8 address:16", 1, 39),

@@ -86,7 +86,10 @@ PLAIN: dict[type, tuple[str, Callable[[Any], dict[str, Any]]]] = {
             ],
         },
     ),
-    m.Hello: ("HELLO", attributes("request", "pull")),
+    m.Hello: (
+        "HELLO",
+        lambda hello: {"request": hello.request, "wanted": hello.pull | hello.members << 1},
+    ),
     m.Welcome: ("WELCOME", attributes("request", "host", "incarnation")),
     m.Members: (
         "MEMBERS",
@@ -155,7 +158,7 @@ USUAL = {
     "count": st.one_of(st.integers(1, 9), st.just(4096)),
     "host": st.integers(0, 65000),
     "protocol": st.sampled_from([6, 17, 17, 6, 132]),
-    "pull": st.integers(0, 1),
+    "wanted": st.integers(0, 3),
     "family": st.just(6),
 }
 """Values that a section may have, where not every value is one; the rest is any."""
