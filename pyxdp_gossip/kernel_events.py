@@ -45,7 +45,9 @@ class KernelEvents:
         self._slots = frozenset(services.values())
         self._destroyed = netlink.DestroyListener(services)
         # Sockets that were there before the sockops program: only their end is not told by it.
+        # Once they are gone, a destroyed socket is nothing new: the listener costs nothing then.
         self._unflagged: set[bytes] = set()
+        self._listens = True
         self._missed_seen = self._missed()
         self._resync_at = 0
 
@@ -66,6 +68,7 @@ class KernelEvents:
         """
         sockets = self._dataplane.socket_events.read(EVENTS_A_READ)
         by_kind = self._packets()
+        # Without listening, too: what came before is there still.
         destroyed = self._forget_known(sockets, self._destroyed.read(now))
         for records in (by_kind.get(EventKind.CLAIM, b""), sockets, destroyed):
             if records:
@@ -99,12 +102,19 @@ class KernelEvents:
             if _identity(record) in self._unflagged:
                 self._unflagged.discard(_identity(record))
                 ended.append(record)
+        self._listen_if_needed()
         return b"".join(ended)
+
+    def _listen_if_needed(self) -> None:
+        if self._listens != bool(self._unflagged):
+            self._listens = not self._listens
+            self._destroyed.listen(self._listens)
 
     def begin(self, now: int) -> SocketEvents:
         """All sockets that are there, once the sockops program is attached."""
         records = netlink.established_sockets(self._services, now)
         self._unflagged = set(map(_identity, _each(records)))
+        self._listen_if_needed()
         return self._compare(records, now)
 
     def change_services(
@@ -120,11 +130,15 @@ class KernelEvents:
         self._services, self._slots = services, frozenset(services.values())
         self._destroyed.change_services(services)
         missed = self._missed()
+        if not self._listens:  # before the sockets are read: none ends in between
+            self._destroyed.listen(True)
+            self._listens = True
         self.resync_soon()  # if the next line fails
         records = netlink.established_sockets(services, now)
         new = (record for record in _each(records) if _slot(record) not in before)
         self._unflagged.update(map(_identity, new))
         self._missed_seen = missed
+        self._listen_if_needed()
         return self._compare(records, now)
 
     def resync_soon(self) -> None:

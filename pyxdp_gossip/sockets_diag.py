@@ -21,6 +21,7 @@ from pyxdp_gossip.netlink_socket import (
     NETLINK_SOCK_DIAG,
     NLM_F_DUMP,
     NLM_F_REQUEST,
+    SOL_NETLINK,
     InterruptedDumpError,
     NetlinkError,
     NetlinkSocket,
@@ -35,6 +36,8 @@ SOCK_DIAG_BY_FAMILY = 20
 INET_DIAG_REQ_BYTECODE = 1
 INET_DIAG_BC_JMP = 1
 INET_DIAG_BC_S_EQ = 11
+NETLINK_ADD_MEMBERSHIP = 1  # include/uapi/linux/netlink.h; not in the socket module
+NETLINK_DROP_MEMBERSHIP = 2
 SKNLGRP_INET_TCP_DESTROY = 1
 SKNLGRP_INET6_TCP_DESTROY = 3
 SO_NETNS_COOKIE = 71
@@ -232,6 +235,19 @@ class DestroyListener:
     def change_services(self, services: Services) -> None:
         """Reports the sockets of these services from now on."""
         self._slots = _slots(services)
+
+    def listen(self, wanted: bool) -> None:
+        """Hears of further sockets, or of none: each that ends wakes the reader otherwise.
+
+        Raises:
+            HostError: the kernel refused.
+        """
+        option = NETLINK_ADD_MEMBERSHIP if wanted else NETLINK_DROP_MEMBERSHIP
+        try:
+            for group in (SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY):
+                self._netlink.socket.setsockopt(SOL_NETLINK, option, group)
+        except OSError as error:
+            raise host_error(error, "hear of destroyed sockets") from error
 
     def __enter__(self) -> Self:
         return self

@@ -53,6 +53,7 @@ class FakeKernel:
         self.clock = NOW
         self.overflows = self.unnamed = 0
         self.is_closed = False
+        self.listening = True
         self.listens_to: Any = SERVICES
 
     def socket_events_lost(self) -> int:
@@ -74,6 +75,9 @@ class FakeKernel:
     def read(self, now: int) -> bytes:
         ended, self.destroyed = b"".join(self.destroyed), []
         return ended
+
+    def listen(self, wanted: bool) -> None:
+        self.listening = wanted
 
     def change_services(self, services: Any) -> None:
         self.listens_to = services

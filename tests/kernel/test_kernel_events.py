@@ -144,6 +144,23 @@ def test_a_destroyed_socket_is_told_once_if_it_was_there_before_the_sockops_prog
     assert told(read(events)) == [("CLOSE_LINGER", 2)]
 
 
+def test_it_hears_of_destroyed_sockets_only_while_that_says_something_new(
+    events: KernelEvents, kernel: FakeKernel
+) -> None:
+    kernel.sockets = [record(EventKind.OPEN, 1)]
+    events.begin(NOW)
+    assert kernel.listening
+    kernel.destroyed = [record(EventKind.CLOSE_LINGER, 1)]
+    read(events)
+    assert not kernel.listening
+    kernel.sockets = [record(EventKind.OPEN, 2, slot=4)]
+    events.change_services({**SERVICES, (VIPS[4], 444): 4}, NOW)
+    assert kernel.listening
+    kernel.destroyed = [record(EventKind.CLOSE_LINGER, 2, slot=4)]
+    assert told(read(events)) == [("CLOSE_LINGER", 2)]
+    assert not kernel.listening
+
+
 def test_a_destroyed_socket_whose_client_has_come_again_is_not_told(
     events: KernelEvents, kernel: FakeKernel
 ) -> None:

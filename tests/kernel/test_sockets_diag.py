@@ -307,6 +307,19 @@ def test_dropped_notifications_are_counted_and_the_listener_goes_on(
         pass
 
 
+def test_a_listener_may_stop_to_listen_and_begin_again(
+    host: Host, listener: netlink.DestroyListener
+) -> None:
+    web = host.listen(str(VIP4), 443)
+    listener.listen(False)
+    end(*host.connect(web, VIP4, 443))
+    listener.listen(True)
+    heard = host.connect(web, VIP4, 443)
+    wanted = expected(heard[0], 3, 7)
+    end(*heard)
+    assert destroyed(listener) == [wanted]
+
+
 def test_a_listener_with_nothing_to_say_reads_nothing_and_closes_twice(host: Host) -> None:
     listener = host.namespace.run(netlink.DestroyListener, SERVICES)
     assert listener.read(NOW) == b""
