@@ -43,7 +43,7 @@ from pyxdp_gossip.gossip.newcomers import Newcomers
 from pyxdp_gossip.gossip.outbox import Reach
 from pyxdp_gossip.gossip.own_log import OwnLog
 from pyxdp_gossip.gossip.rates import NS_PER_MS, NS_PER_S, OncePerInterval
-from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, OwnershipLog
+from pyxdp_gossip.gossip.records import EVENT, POSITION_MASK, ApplyResult, OwnershipLog
 from pyxdp_gossip.gossip.repair import Nacker, Repairer
 from pyxdp_gossip.gossip.sequence import Arrival
 from pyxdp_gossip.gossip.shard_service import ShardService
@@ -258,7 +258,14 @@ class Receiver:
                 raise
             self.tally.add("malformed_records")
             return
-        for name in ("applied", "stale", "lost", "refused", "unknown_service"):
+        self.tally.add("records_applied", result.applied)
+        if result.stale or result.lost or result.refused or result.unknown_service:
+            self._on_odd_records(delivery, result)
+
+    def _on_odd_records(self, delivery: Delivery, result: ApplyResult) -> None:
+        """Some did not change the table as they say."""
+        member = delivery.member
+        for name in ("stale", "lost", "refused", "unknown_service"):
             self.tally.add(f"records_{name}", getattr(result, name))
         if result.unknown_service:
             member.misses_services = True

@@ -83,6 +83,8 @@ class Negotiation:
 
     def heard(self, header: Header, reach: Reach) -> None:
         """Note an authentic datagram that this host reads."""
+        if self._own.lowest == self._own.highest and not self._unreadable:
+            return
         member = self._roster.get(header.sender)
         if member is not None and header.incarnation < member.incarnation:
             return  # recorded: it says nothing of what the host reads now
