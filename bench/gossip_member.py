@@ -69,12 +69,7 @@ def size(runner: AgentThread) -> int:
     return runner.call(lambda agent: len(agent.dataplane.table4))
 
 
-def stats(runner: AgentThread) -> dict[str, Any]:
-    """Everything that the agent counts."""
-    return runner.call(lambda agent: agent.report())
-
-
-COMMANDS: Final[dict[str, Callable[..., Any]]] = {"claim": claim, "size": size, "stats": stats}
+COMMANDS: Final[dict[str, Callable[..., int]]] = {"claim": claim, "size": size}
 
 
 def join(runner: AgentThread) -> dict[str, Any]:

@@ -79,15 +79,15 @@ static void keep_shown(struct view *v)
 }
 
 /* Show the best of what the ledger has, if the table shows nothing, or something lower. */
-static void promote(const struct view *v, const struct xg_session_id *session)
+static void promote(const struct view *v)
 {
-	struct xg_statement *best = xg_ledger_best(v->tables->ledger, session, v->owners);
+	struct xg_statement *best = xg_ledger_best(v->tables->ledger, v->session, v->owners);
 	struct xg_statement won;
 	struct view now;
 
 	if (!best)
 		return;
-	look(&now, v->tables, session);
+	look(&now, v->tables, v->session);
 	if (now.shown.kind && !xg_statement_outranks(best, &now.shown))
 		return;
 	won = *best;
@@ -121,7 +121,7 @@ static void raise_clock(const struct view *v, struct xg_statement *before, __u64
 	if (before == &v->shown)
 		(void)show(v, before);	/* in place: there is room */
 	else
-		promote(v, &before->session);
+		promote(v);
 }
 
 static enum xg_outcome enter_end(struct view *v, const struct xg_statement *s,
@@ -143,7 +143,7 @@ static enum xg_outcome enter_end(struct view *v, const struct xg_statement *s,
 	if (keep_closed)
 		keep(v, &closed);
 	if (was_shown)
-		promote(v, &s->session);
+		promote(v);
 	return ended ? XG_ENTERED : XG_STALE;
 }
 
@@ -171,7 +171,7 @@ static enum xg_outcome enter_shown(struct view *v, const struct xg_statement *s,
 	}
 	if (!was_shown)
 		keep_shown(v);
-	promote(v, &s->session);
+	promote(v);
 	return XG_ENTERED;
 }
 
@@ -237,7 +237,7 @@ void xg_settle(const struct xg_tables *tables)
 		if (s->kind == XG_SAID_CLOSED)
 			continue;
 		look(&v, tables, &session);
-		promote(&v, &session);
+		promote(&v);
 	}
 }
 
