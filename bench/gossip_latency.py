@@ -6,8 +6,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from bench.gossip_figures import Effort, Row, row
-from bench.gossip_opener import Opener
+from bench.gossip_figures import SHARES, Effort, Row, at_share, percentiles, row
+from bench.gossip_opener import NS_PER_MS, Opener
 from bench.gossip_pop import POLL_S, GossipPop, pop_of
 from bench.gossip_watch import Seen, Watch
 
@@ -19,9 +19,13 @@ SINGLE_RATE: Final = 8  # a second: to the gossip each is the first event of an 
 HOW: Final = (
     "latency, loss: real connections to a real listener, over the host's loopback; the time before "
     "accept() until find_burst() hits in the pinned table of the last other host, seen by a "
-    "process that looks every poll_p50 ms; host_*: of any other host. All agents share this "
-    "machine's cores with the watcher and the opener, which comes first (SCHED_FIFO)."
+    "process that looks every poll_p50 ms; host_*: of any other host; window_p99: the median over "
+    "100 ms windows of a window's p99, which a machine that stands still now and then does not "
+    "change. All agents share this machine's cores with the watcher and the opener, which comes "
+    "first (SCHED_FIFO): opener_late_p99 ms is the machine's own delay, and slowed_p999 how often "
+    "over its time a piece of arithmetic took that has no memory to wait for."
 )
+WINDOW_NS: Final = 100_000_000
 SLOWER: Final = 10
 MISSING_WAIT_S: Final = 30.0  # a machine under load, whose agents have to catch up first
 MANY_LOSSES: Final = 30
@@ -39,6 +43,24 @@ def watch(
     return watcher.run()
 
 
+def window_p99(seen: Seen) -> float | None:
+    """The median over windows of time of the 99th percentile of each."""
+    windows: dict[int, list[float]] = {}
+    for begun, delay in zip(seen.begun, seen.last, strict=True):
+        windows.setdefault(begun // WINDOW_NS, []).append(delay)
+    worst = sorted(at_share(sorted(delays), dict(SHARES)["p99"]) for delays in windows.values())
+    return round(at_share(worst, 0.5), 3) if worst else None
+
+
+def machine(openers: list[Opener]) -> Row:
+    """How the machine itself ran meanwhile: late, and slower than it can."""
+    late = [one.late(number) / NS_PER_MS for one in openers for number in range(one.count)]
+    took = [one.arithmetic(number) for one in openers for number in range(one.count)]
+    usual = at_share(sorted(took), 0.5)
+    slowed = percentiles([one / usual for one in took], 1)
+    return {"opener_late_p99": percentiles(late)["p99"], "slowed_p999": slowed["p999"]}
+
+
 def burst_row(pop: GossipPop, effort: Effort, hosts: list[int], slower: int, **labels: str) -> Row:
     """The delays while connections are opened at some hosts, at a part of the whole rate."""
     share = len(hosts) * slower
@@ -52,6 +74,7 @@ def burst_row(pop: GossipPop, effort: Effort, hosts: list[int], slower: int, **l
     figures = seen.row()
     return row(
         "latency", figures["p99"], "ms", "p99 <= 3 ms", **labels, **figures,
+        window_p99=window_p99(seen), **machine(openers),
         asked_a_s=rate * len(hosts), opens_a_s=round(sum(opener.rate for opener in openers)),
         events_lost=events_lost(pop, hosts) - lost, hosts=effort.hosts, how=HOW,
     )  # fmt: skip
@@ -115,7 +138,8 @@ def lossy_row(pop: GossipPop, effort: Effort, percent: int) -> Row:
     unseen = figures.pop("missing")  # by the watcher, while they were open
     return row(
         "loss", figures["p999"], "ms", "p99.9 <= 25 ms, nothing missing", percent=percent,
-        **figures, missing=missing, unseen=unseen, healed_s=healed_s,
+        **figures, window_p99=window_p99(seen), **machine([opener]),
+        missing=missing, unseen=unseen, healed_s=healed_s,
         asked_a_s=effort.opens_per_s, opens_a_s=round(opener.rate),
         events_lost=events_lost(pop, [1]), hosts=effort.hosts, how=HOW,
     )  # fmt: skip

@@ -19,7 +19,8 @@ CLIENTS_A_RUN: Final = 32
 PORTS: Final = 50_000  # of one client address, from FIRST_PORT: as in opener.c
 FIRST_PORT: Final = 1024
 WORD_BYTES: Final = 8
-HEAD: Final = 1  # words of the file before its times
+HEAD: Final = 1  # words of the file before its connections
+WORDS: Final = 3  # of a connection
 END_S: Final = 30.0
 NS_PER_MS: Final = 1e6
 NS_PER_S: Final = 1e9
@@ -50,7 +51,7 @@ class Opener:
         if count > CLIENTS_A_RUN * PORTS:
             raise ValueError(f"{count} connections: at most {CLIENTS_A_RUN * PORTS}")
         path = box.host_folder(host) / f"{name}.times"
-        path.write_bytes(bytes(WORD_BYTES * (HEAD + count)))
+        path.write_bytes(bytes(WORD_BYTES * (HEAD + WORDS * count)))
         words = [path, count, rate, keep, names.VIP4, names.VIP_PORT, self._client]
         argv = [str(programs.opener()), *map(str, words)]
         self._process = box.start_on_host(host, name, argv, piped=True)
@@ -95,7 +96,16 @@ class Opener:
 
     def at(self, number: int) -> int:
         """When connection `number` was about to be accepted, ns of the monotonic clock."""
-        return int(self._words[HEAD + number])
+        return int(self._words[HEAD + WORDS * number])
+
+    def late(self, number: int) -> int:
+        """How long after its time connection `number` was begun, ns. No process comes before the
+        opener, so it is the machine that was not there."""
+        return int(self._words[HEAD + WORDS * number + 1])
+
+    def arithmetic(self, number: int) -> int:
+        """What a fixed piece of arithmetic took just before connection `number`, ns."""
+        return int(self._words[HEAD + WORDS * number + 2])
 
     def key(self, number: int) -> bytes:
         """Its key in the session tables."""

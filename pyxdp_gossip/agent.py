@@ -57,8 +57,7 @@ NS_PER_MS: Final = 1_000_000
 HOUSEKEEPING_NS: Final = 90 * NS_PER_MS  # ten times within the data path's limit of 1 s; it is
 HOUSEKEEPING_LATEST_NS: Final = 130 * NS_PER_MS  # done in a turn that a heartbeat makes anyway
 SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of work each turn
-REST_SHARE: Final = 3  # a turn is followed by a rest of so many times its length, but not more
-REST_MOST: Final = 4  # than so many flush intervals
+REST_MOST: Final = 2  # flush intervals: a turn is followed by a rest of its length, if that is less
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
 IPV4_UDP_HEADERS: Final = 28  # bytes, without options
@@ -322,7 +321,7 @@ class Agent:
         self._handle_core_events(now)
         self._send(now)
         flush = self.config.gossip.timing.flush_interval_ms * NS_PER_MS
-        taken = REST_SHARE * (time.monotonic_ns() - begun)
+        taken = time.monotonic_ns() - begun
         self._rest = min(max(flush, taken), REST_MOST * flush)
         if self.fatal:
             raise self.fatal

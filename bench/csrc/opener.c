@@ -7,7 +7,11 @@
  * ends with it. Connection i comes from address CLIENT + i / 50000, port 1024 + i % 50000, so that
  * no session comes twice. At most KEEP are open, the oldest goes by a reset.
  *
- * FILE: u64 opened, then COUNT times (CLOCK_MONOTONIC, ns).
+ * It is never more than an interval behind its schedule: what a machine that stood still did not
+ * open in time is not made up for by a burst, which would take a core from everybody else.
+ *
+ * FILE: u64 opened, then for each of COUNT its time (CLOCK_MONOTONIC, ns), how late it began (ns),
+ * and how long a fixed piece of arithmetic took just before (ns): the speed of the core.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,6 +30,8 @@
 #define FIRST_PORT 1024u
 #define SECOND 1000000000ull
 #define BACKLOG 1024
+#define ARITHMETIC 1000
+#define WORDS 3 /* of a connection in the file */
 
 struct pair {
 	int client;
@@ -76,6 +82,18 @@ static int open_listener(const struct plan *plan)
 	return listener;
 }
 
+/* A microsecond of a multiplication at a time: no memory, nothing to guess. */
+static uint64_t time_of_arithmetic(void)
+{
+	uint64_t begun = now_ns(), x = 1;
+
+	for (int i = 0; i < ARITHMETIC; i++) {
+		x = x * 6364136223846793005u + 1;
+		__asm__ volatile("" : "+r"(x));
+	}
+	return now_ns() - begun;
+}
+
 /* Gone by a reset: no TIME_WAIT is left on either side. */
 static void close_pair(const struct pair *pair)
 {
@@ -105,10 +123,8 @@ static struct pair open_pair(const struct plan *plan, int listener, uint32_t i, 
 }
 
 /* Half to one and a half intervals: no beat with anybody's timer. */
-static uint64_t next_interval(const struct plan *plan, uint32_t *state)
+static uint64_t next_interval(uint64_t interval, uint32_t *state)
 {
-	uint64_t interval = SECOND / plan->rate;
-
 	*state = *state * 1664525u + 1013904223u;
 	return interval / 2 + ((interval * (*state >> 8)) >> 24);
 }
@@ -116,22 +132,28 @@ static uint64_t next_interval(const struct plan *plan, uint32_t *state)
 static void run(const struct plan *plan, int listener, volatile uint64_t *file)
 {
 	struct pair *open = calloc(plan->keep, sizeof(*open));
-	uint64_t due = now_ns();
+	uint64_t interval = SECOND / plan->rate, due = now_ns();
 	uint32_t state = plan->client;
 
 	must(open != NULL, "memory");
 	for (uint32_t i = 0; i < plan->count; i++) {
 		struct pair *slot = &open[i % plan->keep];
-		uint64_t at_ns;
+		volatile uint64_t *words = &file[1 + (size_t)WORDS * i];
+		uint64_t at_ns, begun_ns;
 
 		wait_until(due);
+		begun_ns = now_ns();
+		words[2] = time_of_arithmetic();
 		if (i >= plan->keep)
 			close_pair(slot);
 		*slot = open_pair(plan, listener, i, &at_ns);
-		file[1 + i] = at_ns;
+		words[0] = at_ns;
+		words[1] = begun_ns - due;
 		/* the time before the count: the reader goes by the count */
 		__atomic_store_n(&file[0], i + 1, __ATOMIC_RELEASE);
-		due += next_interval(plan, &state);
+		if (due + interval < begun_ns)
+			due = begun_ns - interval;
+		due += next_interval(interval, &state);
 	}
 	while (read(0, &state, 1) > 0)
 		;
@@ -155,7 +177,7 @@ int main(int argc, char **argv)
 	plan.client = ntohl(client.s_addr);
 	if (!plan.count || !plan.rate || !plan.keep)
 		return 2;
-	size = (1 + (size_t)plan.count) * sizeof(uint64_t);
+	size = (1 + WORDS * (size_t)plan.count) * sizeof(uint64_t);
 	file = open(argv[1], O_RDWR);
 	must(file >= 0, argv[1]);
 	volatile uint64_t *times = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
