@@ -76,10 +76,9 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 
 static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
 {
-	return forwarder->tunnel_port_be != 0 && packet->family == 4 &&
-	       packet->protocol == XG_PROTO_UDP &&
-	       packet->destination_port_be == forwarder->tunnel_port_be &&
-	       packet->destination_be[3] == forwarder->address_be;
+	return forwarder->tunnel_port_be != 0 &&
+	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation) &&
+	       xg_same_address(packet->destination_be, forwarder->address_be);
 }
 
 static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
@@ -91,12 +90,13 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 
 	burst->kind[i] = ENDED;
 	frame->outer_len = frame->copy_from = frame->copy_to = 0;
-	if (reason != XG_PARSE_OK) {
-		frame->ending = ending_of_reason(reason);
+	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
+	    is_tunnel(forwarder, packet)) {
+		burst->kind[i] = OF_TUNNEL;
 		return;
 	}
-	if (is_tunnel(forwarder, packet)) {
-		burst->kind[i] = OF_TUNNEL;
+	if (reason != XG_PARSE_OK) {
+		frame->ending = ending_of_reason(reason);
 		return;
 	}
 	service = xg_forward_service_of(forwarder, packet);
@@ -122,16 +122,20 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 			    uint32_t ending)
 {
 	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
-	uint32_t written;
+	uint32_t written, inner_sum = 0;
 
 	if (!tmpl)
 		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
 		return XG_COUNT_too_big;
+	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
+	    xg_inner_sum(frame->data + packet->l3_offset, frame->data + frame->len, packet,
+			 &inner_sum))
+		return XG_COUNT_no_checksum;
 	if (frame->headroom + packet->l3_offset < tmpl->len)
 		return XG_COUNT_no_headroom;
 	written = xg_template_apply(frame->data + packet->l3_offset - tmpl->len,
-				    frame->data + packet->l3_offset, tmpl, packet, mark);
+				    frame->data + packet->l3_offset, tmpl, packet, mark, inner_sum);
 	if (!written)
 		return XG_COUNT_no_headroom;
 	frame->data = frame->data + packet->l3_offset - written;
@@ -174,22 +178,14 @@ static uint32_t flood(const struct xg_forwarder *forwarder, struct xg_frame *fra
 static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 				  const struct xg_packet *outer)
 {
-	uint32_t offset = outer->l4_offset + XG_UDP_LEN;
 	const uint8_t *end = frame->data + frame->len;
-	struct xg_packet inner = { .l3_offset = (uint16_t)(offset + XG_GUE_LEN) };
-	struct xg_gue gue;
-	int reason;
+	struct xg_shim shim = { 0 };
+	struct xg_packet inner;
 
-	if (offset + XG_GUE_LEN > frame->len)
+	if (xg_read_shim(frame->data, end, outer, forwarder->encapsulation, &shim) ||
+	    xg_parse_inner(frame->data, end, &shim, &inner) != XG_PARSE_OK)
 		return XG_COUNT_tunnel_malformed;
-	memcpy(&gue, frame->data + offset, sizeof(gue));
-	if (gue.proto_ctype == XG_PROTO_IPIP)
-		reason = xg_parse_ipv4(frame->data + inner.l3_offset, end, &inner);
-	else
-		reason = xg_parse_ipv6(frame->data + inner.l3_offset, end, &inner);
-	if (reason != XG_PARSE_OK)
-		return XG_COUNT_tunnel_malformed;
-	if (gue.mark & XG_MARK_HOP)
+	if (shim.mark & XG_MARK_HOP)
 		return XG_COUNT_misdirected_dropped;
 	return flood(forwarder, frame, &inner, XG_MARK_FLOOD | XG_MARK_HOP,
 		     XG_COUNT_misdirected_flooded);

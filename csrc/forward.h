@@ -51,7 +51,8 @@ struct xg_forwarder {
 	uint32_t template_count;
 	uint16_t host;
 	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
-	uint32_t address_be;			/* of this host in the underlay */
+	uint32_t address_be[4];			/* of this host: IPv6, or v4-mapped */
+	uint8_t encapsulation;			/* enum xg_encapsulation, of the whole POP */
 	const struct xg_flood *flood;
 	const struct xg_service *services;	/* places of services.h */
 	uint32_t service_mask;			/* places - 1 */

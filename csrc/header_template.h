@@ -3,51 +3,40 @@
  * The header template: precomputed outer headers of one destination, and how they are patched.
  *
  * Built in Python (templates.py), written in front of the packet by BPF and by the C forwarder
- * with the code below. Per packet it reads nothing of the frame that the parser has not read.
- * First encapsulation: GUE variant 0 over UDP over IPv4, with or without a VLAN tag.
+ * with the code below. Per packet it reads nothing of the frame that the parser has not read; but
+ * for a real UDP checksum over IPv6, which is derived from the inner packet's own (the payload is
+ * not read for it either). Formats: encapsulation.h; each over IPv4 or IPv6, with or without a
+ * VLAN tag.
  */
 #ifndef XG_HEADER_TEMPLATE_H
 #define XG_HEADER_TEMPLATE_H
 
-#include "packet_parse.h"
+#include "encapsulation.h"
 
-#define XG_TEMPLATE_BYTES 112	/* Ethernet, VLAN, IPv6, UDP and the longest shim that is planned */
-#define XG_GUE_LEN 16
-#define XG_GUE_IPV4_LEN (XG_ETH_LEN + XG_IPV4_LEN + XG_UDP_LEN + XG_GUE_LEN)
-#define XG_GUE_IPV4_VLAN_LEN (XG_GUE_IPV4_LEN + XG_VLAN_LEN)
+#define XG_TEMPLATE_BYTES 112	/* Ethernet, VLAN, IPv6, UDP, Geneve and an inner Ethernet: 104 */
+#define XG_TEMPLATE_IPV6 0x01	/* the outer header is IPv6 */
+#define XG_TEMPLATE_SUM 0x02	/* ... with a real UDP checksum */
 
-/* GUE's first octet: version 0, control bit, length of what follows the first 4 bytes / 4. */
-#define XG_GUE_DATA 0x03
-#define XG_GUE_CONTROL 0x23
-#define XG_GUE_PROBE 1		/* control type: are you there? */
-#define XG_GUE_PROBE_REPLY 2
-#define XG_GUE_FORMAT 1		/* of our private data; another number is not ours to read */
-#define XG_MARK_FLOOD 0x80	/* terminal: take it if your kernel knows it, else drop it */
-#define XG_MARK_HOP 0x01	/* it was misdirected once already */
-#define XG_MARK_RELAY 0x02	/* take it if your kernel knows it, else flood it for the sender */
-
-/* GUE variant 0 (draft-ietf-intarea-gue) with 12 bytes of private data and no flag bits. */
-struct xg_gue {
-	__u8 version_hlen;
-	__u8 proto_ctype;	/* data: IP protocol of the payload; control: XG_GUE_PROBE… */
-	__u16 flags_be;		/* always 0: the kernel's own GUE refuses unknown flags */
-	__u8 format;
-	__u8 mark;
-	__u16 reserved;
-	__u64 cookie;		/* opaque bytes, keyed over the outer addresses */
-} XG_UNALIGNED;
+/* Bytes of outer headers; of constants it is one. */
+#define XG_SHIM_BYTES(encapsulation) \
+	((encapsulation) == XG_GUE    ? XG_UDP_LEN + XG_GUE_LEN : \
+	 (encapsulation) == XG_GENEVE ? XG_UDP_LEN + XG_GENEVE_LEN + XG_ETH_LEN : \
+	 (encapsulation) == XG_VXLAN  ? XG_UDP_LEN + XG_VXLAN_LEN + XG_ETH_LEN : 0)
+#define XG_OUTER_BYTES(encapsulation, ipv6, l2_len) \
+	((__u32)(l2_len) + ((ipv6) ? XG_IPV6_LEN : XG_IPV4_LEN) + XG_SHIM_BYTES(encapsulation))
 
 struct xg_template {
 	__u8 bytes[XG_TEMPLATE_BYTES];
 	__u16 len;		/* bytes of outer headers, Ethernet included; 0: no template */
 	__u16 l2_len;		/* Ethernet and VLAN tag: 14 or 18 */
 	__u16 mtu;		/* largest outer IP packet, bytes */
-	__u16 reserved;
-	__u32 ip_sum;		/* one's-complement sum of the IPv4 header, patched fields 0 */
+	__u8 encapsulation;	/* enum xg_encapsulation */
+	__u8 flags;		/* XG_TEMPLATE_* */
+	__u32 sum;		/* one's-complement, patched fields 0: of the IPv4 header, or of
+				 * what UDP's checksum over IPv6 covers */
 	__u32 generation;	/* raised with each new content, for people who look */
 };
 
-_Static_assert(sizeof(struct xg_gue) == XG_GUE_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_template) == 128, "two cache lines; shared with BPF and Python");
 
 /* Entropy for the outer UDP source port: the flow's hash, the same in both planes. */
@@ -93,43 +82,169 @@ XG_INLINE void xg_template_copy(__u8 *dst, const __u8 *bytes, const __u32 len)
 #endif
 }
 
-/* Writes `len` (a constant) header bytes to dst and patches them; l2_len is a constant too. */
-XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
-				 const struct xg_packet *packet, __u8 mark,
-				 const __u32 len, const __u32 l2_len)
+/* RFC 6040 4.1, normal mode: the outer header takes the inner ECN field, and DSCP. */
+XG_INLINE void xg_patch_ipv4(struct xg_ipv4 *ip, const struct xg_template *tmpl,
+			     const struct xg_packet *packet, __u32 ip_len, const __u8 protocol)
 {
-	struct xg_ipv4 *ip = (void *)(dst + l2_len);
-	struct xg_udp *udp = (void *)(dst + l2_len + XG_IPV4_LEN);
-	struct xg_gue *gue = (void *)(dst + l2_len + XG_IPV4_LEN + XG_UDP_LEN);
-	__u32 ip_len = len - l2_len + packet->ip_len;
-
-	xg_template_copy(dst, tmpl->bytes, len);
-	/* RFC 6040 4.1, normal mode: the outer header takes the inner ECN field, and DSCP. */
 	ip->tos = packet->tos;
 	ip->total_len_be = XG_BE16(ip_len);
-	ip->check_be = XG_BE16((__u16)~xg_fold(tmpl->ip_sum + ip_len + packet->tos));
-	udp->source_port_be = XG_BE16(0xc000 | (xg_flow_hash(packet) & 0x3fff));
-	udp->len_be = XG_BE16(ip_len - XG_IPV4_LEN);
-	gue->proto_ctype = packet->family == 4 ? XG_PROTO_IPIP : XG_PROTO_IPV6;
-	gue->mark |= mark;
+	if (protocol)
+		ip->protocol = protocol;
+	ip->check_be = XG_BE16((__u16)~xg_fold(tmpl->sum + ip_len + packet->tos + protocol));
 }
 
-/* Writes the template to dst, which has room up to `end`. Returns the bytes written, or 0 if
- * the template is of no known length or does not fit. */
-XG_INLINE __u32 xg_template_apply(void *dst, const void *end, const struct xg_template *tmpl,
-				  const struct xg_packet *packet, __u8 mark)
+/* RFC 6438: the flow label tells flows apart for those who look at no port. */
+XG_INLINE void xg_patch_ipv6(struct xg_ipv6 *ip, const struct xg_packet *packet, __u32 ip_len,
+			     __u32 hash, const __u8 protocol)
 {
-	if (tmpl->len == XG_GUE_IPV4_LEN &&
-	    (const __u8 *)dst + XG_GUE_IPV4_LEN <= (const __u8 *)end) {
-		xg_template_write(dst, tmpl, packet, mark, XG_GUE_IPV4_LEN, XG_ETH_LEN);
-		return XG_GUE_IPV4_LEN;
+	ip->version_class_flow_be =
+		XG_BE32(0x60000000u | (__u32)packet->tos << 20 | (hash & 0xfffff));
+	ip->payload_len_be = XG_BE16(ip_len - XG_IPV6_LEN);
+	if (protocol)
+		ip->next_header = protocol;
+}
+
+/* Writes what the format says of the packet. Returns what that adds to the sum. */
+XG_INLINE __u32 xg_patch_shim(void *at, const struct xg_packet *packet, __u8 mark,
+			      const enum xg_encapsulation encapsulation)
+{
+	__u16 ethertype = packet->family == 4 ? XG_ETHERTYPE_IPV4 : XG_ETHERTYPE_IPV6;
+	struct xg_gue *gue = at;
+	struct xg_geneve *geneve = at;
+	struct xg_eth *eth;
+	__u32 added;
+
+	if (encapsulation == XG_GUE) {
+		gue->proto_ctype = packet->family == 4 ? XG_PROTO_IPIP : XG_PROTO_IPV6;
+		added = gue->proto_ctype + (mark & (__u8)~gue->mark);
+		gue->mark |= mark;
+		return added;
 	}
-	if (tmpl->len == XG_GUE_IPV4_VLAN_LEN &&
-	    (const __u8 *)dst + XG_GUE_IPV4_VLAN_LEN <= (const __u8 *)end) {
-		xg_template_write(dst, tmpl, packet, mark, XG_GUE_IPV4_VLAN_LEN,
-				  XG_ETH_LEN + XG_VLAN_LEN);
-		return XG_GUE_IPV4_VLAN_LEN;
+	if (encapsulation == XG_GENEVE) {
+		eth = (void *)((__u8 *)at + XG_GENEVE_LEN);
+		eth->ethertype_be = XG_BE16(ethertype);
+		added = ethertype + (mark & (__u8)~geneve->mark);
+		geneve->mark |= mark;
+		return added;
 	}
+	eth = (void *)((__u8 *)at + XG_VXLAN_LEN);
+	eth->ethertype_be = XG_BE16(ethertype);
+	return ethertype;
+}
+
+/* Writes the header bytes to dst and patches them. All of the last three are constants. */
+XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
+				 const struct xg_packet *packet, __u8 mark, __u32 inner_sum,
+				 const enum xg_encapsulation encapsulation, const int ipv6,
+				 const __u32 l2_len)
+{
+	const __u32 len = XG_OUTER_BYTES(encapsulation, ipv6, l2_len);
+	const __u32 l3_len = ipv6 ? XG_IPV6_LEN : XG_IPV4_LEN;
+	struct xg_udp *udp = (void *)(dst + l2_len + l3_len);
+	__u32 ip_len = len - l2_len + packet->ip_len;
+	__u32 hash = 0, sum, udp_len, port;
+	__u8 protocol = 0;
+
+	if (ipv6 || encapsulation != XG_IPIP)
+		hash = xg_flow_hash(packet);
+	if (encapsulation == XG_IPIP)
+		protocol = packet->family == 4 ? XG_PROTO_IPIP : XG_PROTO_IPV6;
+	xg_template_copy(dst, tmpl->bytes, len);
+	if (ipv6)
+		xg_patch_ipv6((void *)(dst + l2_len), packet, ip_len, hash, protocol);
+	else
+		xg_patch_ipv4((void *)(dst + l2_len), tmpl, packet, ip_len, protocol);
+	if (encapsulation == XG_IPIP)
+		return;
+	port = 0xc000 | (hash & 0x3fff);
+	udp_len = ip_len - l3_len;
+	udp->source_port_be = XG_BE16(port);
+	udp->len_be = XG_BE16(udp_len);
+	sum = xg_patch_shim(udp + 1, packet, mark, encapsulation);
+	if (ipv6 && (tmpl->flags & XG_TEMPLATE_SUM)) {
+		sum = (__u16)~xg_fold(sum + tmpl->sum + inner_sum + port + 2 * udp_len);
+		udp->check_be = sum ? XG_BE16(sum) : 0xffff;	/* 0 would mean: none */
+	}
+}
+
+/* One format over one IP version, with or without a tag. */
+#define XG_TRY(encapsulation_, ipv6_, l2_len_) \
+	if (tmpl->encapsulation == (encapsulation_) && \
+	    !(tmpl->flags & XG_TEMPLATE_IPV6) == !(ipv6_) && \
+	    tmpl->len == XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_)) { \
+		if ((const __u8 *)dst + XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_) > \
+		    (const __u8 *)end) \
+			return 0; \
+		xg_template_write(dst, tmpl, packet, mark, inner_sum, encapsulation_, ipv6_, \
+				  l2_len_); \
+		return XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_); \
+	}
+#define XG_TRY_TAGS(encapsulation_, ipv6_) \
+	XG_TRY(encapsulation_, ipv6_, XG_ETH_LEN) \
+	XG_TRY(encapsulation_, ipv6_, XG_ETH_LEN + XG_VLAN_LEN)
+
+/* Writes the template to dst, which has room up to `end`. `inner_sum`: of xg_inner_sum, if the
+ * template wants it. Returns the bytes written, or 0 if the template is of no known kind or does
+ * not fit. */
+XG_INLINE __u32 xg_template_apply(void *dst, const void *end, const struct xg_template *tmpl,
+				  const struct xg_packet *packet, __u8 mark, __u32 inner_sum)
+{
+	XG_TRY_TAGS(XG_GUE, 0)
+	XG_TRY_TAGS(XG_GUE, 1)
+	XG_TRY_TAGS(XG_GENEVE, 0)
+	XG_TRY_TAGS(XG_GENEVE, 1)
+	XG_TRY_TAGS(XG_VXLAN, 0)
+	XG_TRY_TAGS(XG_VXLAN, 1)
+	XG_TRY_TAGS(XG_IPIP, 0)
+	XG_TRY_TAGS(XG_IPIP, 1)
+	return 0;
+}
+
+/* ---- a real UDP checksum, derived from the inner packet's (as Linux's LCO does) ---- */
+
+XG_INLINE __u32 xg_sum_of_word(__u32 be)
+{
+	return (XG_BE32(be) >> 16) + (XG_BE32(be) & 0xffff);
+}
+
+/* Whether the transport's checksum covers exactly what lies behind the IP header. */
+XG_INLINE int xg_has_checksum(const __u8 *l4, const void *end, const struct xg_packet *packet,
+			      __u32 l4_len)
+{
+	const struct xg_udp *udp = (const void *)l4;
+
+	if (packet->protocol == XG_PROTO_TCP)
+		return 1;
+	return packet->protocol == XG_PROTO_UDP && (const void *)(udp + 1) <= end &&
+	       udp->check_be != 0 && XG_BE16(udp->len_be) == l4_len;
+}
+
+/* The one's-complement sum of a packet whose checksums are right: an IPv4 header sums up to
+ * nothing, and what TCP or UDP covers to the complement of its pseudo header. 0; -1: it has no
+ * such checksum (a fragment, a datagram without one, extension headers). */
+XG_INLINE int xg_inner_sum(const void *l3, const void *end, const struct xg_packet *packet,
+			   __u32 *sum)
+{
+	__u32 header_len = (__u32)packet->l4_offset - packet->l3_offset;
+	__u32 l4_len = packet->ip_len - header_len;
+	const __u8 *l4 = (const __u8 *)l3 + XG_MASKED(header_len, 0x7ff);
+	const struct xg_ipv4 *ip4 = l3;
+	const struct xg_ipv6 *ip6 = l3;
+
+	if (!xg_has_checksum(l4, end, packet, l4_len))
+		return -1;
+	if (packet->family == 4) {
+		if ((const void *)(ip4 + 1) > end || (XG_BE16(ip4->fragment_be) & 0x3fff))
+			return -1;
+		*sum = (__u16)~xg_fold(xg_sum_of_word(ip4->source_be) + l4_len + packet->protocol +
+				       xg_sum_of_word(ip4->destination_be));
+		return 0;
+	}
+	if ((const void *)(ip6 + 1) > end || header_len != XG_IPV6_LEN)
+		return -1;
+	/* addresses and length are in both sums, and cancel */
+	*sum = xg_sum_of_word(ip6->version_class_flow_be) +
+	       ((__u32)ip6->next_header << 8 | ip6->hop_limit) + (__u16)~packet->protocol;
 	return 0;
 }
 

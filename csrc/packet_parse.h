@@ -242,6 +242,7 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	if (XG_BE16(ip->payload_len_be) > 65535 - XG_IPV6_LEN)
 		return XG_PARSE_BAD_HEADER;
 	packet->family = 6;
+	packet->protocol = 0;	/* until the extension headers are read */
 	packet->tos = (__u8)(XG_BE32(ip->version_class_flow_be) >> 20);
 	packet->ip_len = (__u16)(XG_IPV6_LEN + XG_BE16(ip->payload_len_be));
 	if ((const __u8 *)l3 + XG_MASKED(packet->ip_len, 0xffff) > (const __u8 *)end)

@@ -33,6 +33,7 @@
 	X(miss_no_flood, DROP, "A miss, and there is no way to flood it.") \
 	X(miss_relayed, TX, "To be flooded, without group and loop: sent to a host that will.") \
 	X(too_big, DROP, "With the outer headers the packet exceeds the MTU of the path.") \
+	X(no_checksum, DROP, "No checksum inside to derive the outer UDP one over IPv6 from.") \
 	X(no_headroom, DROP, "The driver left no room for the outer headers.") \
 	X(overtaken, DROP, "Handed to the loop, but the table changed: the sender repeats it.") \
 	X(loop_stale, DROP, "Lay in the loop's ring for seconds while the agent was frozen.") \
@@ -47,7 +48,7 @@
 	X(misdirected_dropped, DROP, "Sent here as a stray, not known, not to be flooded again.") \
 	X(tunnel_bad_source, DROP, "A tunnel packet whose outer source is no active host.") \
 	X(tunnel_bad_cookie, DROP, "A tunnel packet with a wrong cookie.") \
-	X(tunnel_malformed, DROP, "No GUE as this POP speaks it, or the inner packet is cut.") \
+	X(tunnel_malformed, DROP, "Not written as this POP does, or the inner packet is cut.") \
 	X(tunnel_no_service, DROP, "A tunnel packet whose inner destination is no service.") \
 	X(tunnel_ecn_dropped, DROP, "Congestion marked outside, no ECN inside (RFC 6040).") \
 	X(probe_answered, TX, "A liveness probe, answered.")

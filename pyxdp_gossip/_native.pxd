@@ -194,6 +194,7 @@ cdef extern from "header_template.h" nogil:
     struct xg_template:
         u16 len
         u16 mtu
+        u8 flags
 
 
 cdef extern from "services.h" nogil:
@@ -230,7 +231,8 @@ cdef extern from "forward.h" nogil:
         u32 template_count
         u16 host
         u16 tunnel_port_be
-        u32 address_be
+        u32 address_be[4]
+        u8 encapsulation
         const xg_flood *flood
         const xg_service *services
         u32 service_mask

@@ -19,9 +19,14 @@ cdef extern from "packet_parse.h" nogil:
 
 
 cdef extern from "header_template.h" nogil:
+    enum:
+        XG_TEMPLATE_SUM
+
     u32 xg_outer_ip_len(const xg_template *tmpl, const xg_packet *packet) noexcept
     u32 xg_template_apply(void *dst, const void *end, const xg_template *tmpl,
-                          const xg_packet *packet, u8 mark) noexcept
+                          const xg_packet *packet, u8 mark, u32 inner_sum) noexcept
+    int xg_inner_sum(const void *l3, const void *end, const xg_packet *packet,
+                     u32 *sum) noexcept
 
 
 cdef extern from "explain.h" nogil:
@@ -130,7 +135,7 @@ def apply_template(template not None, frame not None, u8 mark=0):
     cdef xg_packet packet
     cdef bytearray out
     cdef u8 *data
-    cdef u32 length, written
+    cdef u32 length, written, inner_sum = 0
     need("template", packed.shape[0], sizeof(xg_template))
     tmpl = <const xg_template *>&packed[0]
     if not view.shape[0] or xg_parse_frame(start(view), start(view) + view.shape[0],
@@ -139,9 +144,12 @@ def apply_template(template not None, frame not None, u8 mark=0):
     length = xg_outer_ip_len(tmpl, &packet)
     if length > tmpl.mtu:
         raise ValueError(f"the outer packet has {length} bytes, the path takes {tmpl.mtu}")
+    if tmpl.flags & XG_TEMPLATE_SUM and xg_inner_sum(
+            start(view) + packet.l3_offset, start(view) + view.shape[0], &packet, &inner_sum):
+        raise ValueError("the packet has no checksum to derive the outer one from")
     out = bytearray(tmpl.len) + view[packet.l3_offset:]
     data = out
-    written = xg_template_apply(data, data + tmpl.len, tmpl, &packet, mark)
+    written = xg_template_apply(data, data + tmpl.len, tmpl, &packet, mark, inner_sum)
     if not written:
-        raise ValueError(f"no template has {tmpl.len} bytes of headers")
+        raise ValueError(f"no template of this kind has {tmpl.len} bytes of headers")
     return bytes(out)

@@ -124,14 +124,15 @@ cdef class XskLoop:
     def __cinit__(self, *, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
                   const u8[::1] services not None, FloodList flood not None,
-                  bytes address not None, u16 tunnel_port, u8[::1] queue not None,
+                  bytes address not None, u16 tunnel_port, u8 encapsulation,
+                  u8[::1] queue not None,
                   size_t fill, size_t completion, size_t rx, size_t tx, size_t umem,
                   u64 first_frame, u32 frames, u32 frame_size, u32 driver_frames, int fd,
                   keep=None):
         cdef xg_forwarder forwarder
         cdef xg_loop_rings rings
         need("queue", queue.shape[0], sizeof(xg_queue))
-        need("address", len(address), 4)
+        need("address", len(address), sizeof(forwarder.address_be))
         need("services", services.shape[0], SERVICE_PLACES * sizeof(xg_service))
         self._keep = (table4, table6, owners, flood, keep)
         self._queue, self._templates = queue, templates
@@ -142,7 +143,8 @@ cdef class XskLoop:
         forwarder.template_count = templates.shape[0] // sizeof(xg_template)
         forwarder.host = host
         forwarder.tunnel_port_be = int.from_bytes(tunnel_port.to_bytes(2, "big"), "little")
-        forwarder.address_be = int.from_bytes(address, "little")
+        memcpy(forwarder.address_be, <const u8 *>address, sizeof(forwarder.address_be))
+        forwarder.encapsulation = encapsulation
         forwarder.flood = &flood._list
         forwarder.services = <const xg_service *>start(services)
         forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1

@@ -78,6 +78,7 @@ class XskLoop:
         flood: FloodList,
         address: bytes,
         tunnel_port: int,
+        encapsulation: int,
         queue: Buffer,
         fill: int,
         completion: int,
@@ -96,7 +97,7 @@ class XskLoop:
         Args:
             templates: (n * 128,) bytes of `struct xg_template`, read at each burst.
             services: (n * 24,) bytes of `struct xg_service`.
-            address: (4,) bytes, this host's in the underlay.
+            address: (16,) bytes, IPv6 or v4-mapped, this host's in the underlay.
             queue: (QUEUE_BYTES,) writable bytes, shared with the XDP program.
             fill, completion, rx, tx: addresses of libxdp's ring structs.
             umem: address of the UMEM's memory.

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-from ipaddress import IPv4Address
 from typing import Any, Final, Self
 
 import structlog
@@ -49,8 +48,8 @@ from pyxdp_gossip.kernel_events import KernelEvents, tcp_services
 from pyxdp_gossip.pins import FolderLock
 from pyxdp_gossip.probes import Probes
 from pyxdp_gossip.routing import Routing
-from pyxdp_gossip.session import KernelView, Service, Session
-from pyxdp_gossip.templates import GUE_OVERHEAD
+from pyxdp_gossip.session import Address, KernelView, Service, Session
+from pyxdp_gossip.templates import overhead
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -60,7 +59,7 @@ SWEEP_BUCKETS: Final = 4096  # a turn; 1 M sessions are swept in 8 s, 2 ms of wo
 REST_MOST: Final = 2  # flush intervals: a turn is followed by a rest of its length, if that is less
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
-IPV4_UDP_HEADERS: Final = 28  # bytes, without options
+IP_UDP_HEADERS: Final = {4: 28, 6: 48}  # bytes, without options
 CLIENT_MTU: Final = 1500  # what clients on Ethernet send
 
 
@@ -131,11 +130,12 @@ class Agent:
         self.probes = Probes(self.probe, self.routing)
         self.routing.refresh()
         self._follow_mtu(now)
-        if self.routing.mtu < CLIENT_MTU + GUE_OVERHEAD:
+        added = overhead(settings.encapsulation, address.version)
+        if self.routing.mtu < CLIENT_MTU + added:
             self.log.warning(
                 f"MTU of {config.host.interface} is {self.routing.mtu}: strays above "
-                f"{self.routing.mtu - GUE_OVERHEAD} bytes cannot be forwarded; "
-                f"set it to {CLIENT_MTU + GUE_OVERHEAD} or more on all hosts"
+                f"{self.routing.mtu - added} bytes cannot be forwarded; "
+                f"set it to {CLIENT_MTU + added} or more on all hosts"
             )
         self._handle_core_events(now)  # the ways to adopted hosts: the new program needs them
         self._attach(now)
@@ -148,7 +148,7 @@ class Agent:
         elif plane.rebuilt_because:
             self.log.warning("maps rebuilt", reason=plane.rebuilt_because)
 
-    def _open_sockets(self, address: IPv4Address) -> None:
+    def _open_sockets(self, address: Address) -> None:
         enter = self._stack.enter_context
         tcp = tcp_services(self.services)
         config, interface = self.config.gossip, self.config.host.interface
@@ -169,7 +169,7 @@ class Agent:
         self._selector.register(self._wake, selectors.EVENT_READ, self._read_wake)
         self._stack.callback(self._selector.close)
 
-    def _make_core(self, address: IPv4Address, now: int) -> GossipCore:
+    def _make_core(self, address: Address, now: int) -> GossipCore:
         config, dataplane = self.config, self.dataplane
         envelope = Envelope(
             config.host.id,
@@ -401,7 +401,8 @@ class Agent:
         """Gossip datagrams are not fragmented."""
         if self.routing.mtu != self._mtu:
             self._mtu = self.routing.mtu
-            self.core.handle_event(PathChanged(self._mtu - IPV4_UDP_HEADERS), now)
+            room = self._mtu - IP_UDP_HEADERS[self.address.version]
+            self.core.handle_event(PathChanged(room), now)
 
     def _interface_changed(self, event: InterfaceChanged) -> None:
         back = event.state is InterfaceState.UP
@@ -426,7 +427,7 @@ class Agent:
     def _member_changed(self, event: MemberChanged, now: int) -> None:
         self.members[event.host] = event
         self.log.info("member", peer=event.host, state=event.state.value)
-        if event.state.active and isinstance(event.address, IPv4Address):
+        if event.state.active and event.address.version == self.address.version:
             self.routing.add(event.host, event.address, event.tunnel_port)
         else:
             self.routing.remove(event.host)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 
 from pyxdp_gossip import netlink
 from pyxdp_gossip.config import NOT_ITSELF, Config
@@ -20,26 +19,23 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         services: each service's slot.
 
     Raises:
-        ConfigError: the underlay is not IPv4, or this host is among the others.
+        ConfigError: the underlay is of two families, or this host is among the others.
         HostError: the interface is missing, or has no address.
     """
     plane, gossip = config.dataplane, config.gossip
     address = config.host.address or netlink.first_address(config.host.interface)
-    if not isinstance(address, IPv4Address):
-        raise ConfigError("[host] address: this version needs an IPv4 underlay address")
-    flood_group = gossip.flood_group
-    if not isinstance(flood_group, IPv4Address | None):
-        raise ConfigError("[gossip] group: this version needs an IPv4 multicast group")
+    if gossip.group and gossip.group.version != address.version:
+        raise ConfigError(f"[gossip] group is {gossip.group}, expected one of {address}'s family")
     for member in gossip.members:
-        if member.version != 4:
-            raise ConfigError(f"[gossip] members is {member}: this version needs IPv4 addresses")
+        if member.version != address.version:
+            raise ConfigError(f"[gossip] members is {member}, expected one of {address}'s family")
         if member == address:
             raise ConfigError(f"[gossip] members is {member}, expected {NOT_ITSELF}")
     return DataplaneSettings(
         host=config.host.id,
         interface=config.host.interface,
         address=address,
-        flood_group=flood_group,
+        flood_group=gossip.flood_group,
         tunnel_port=plane.tunnel_port,
         services=services,
         sessions_v4=config.table.sessions_v4,
@@ -50,4 +46,7 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         flood_rate_pps=plane.flood_rate_pps,
         flood_new_rate_pps=plane.flood_new_rate_pps,
         plane=plane.plane,
+        encapsulation=plane.encapsulation,
+        vni=plane.vni,
+        udp_checksum=plane.udp_checksum,
     )

@@ -22,7 +22,10 @@ SERVICES_MAX = 4096  # slots of one host; the dictionary is told to every peer e
 PEERS_MAX = 1024  # [[peer]] is for replays and tests
 SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
-DEFAULT_TUNNEL_PORT = 6080  # GUE: draft-ietf-intarea-gue section 8.1 (IANA)
+TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
+"""UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
+UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
+VNI_MAX = (1 << 24) - 1
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
 NOT_ITSELF = "other hosts' addresses, not this host's own"
 
@@ -37,6 +40,7 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
         *("flood_rate_pps", "flood_new_rate_pps"),
+        *("encapsulation", "vni", "udp6_zero_checksum"),
     ),
     "table": ("sessions_v4", "sessions_v6"),
     "metrics": ("listen",),
@@ -85,6 +89,8 @@ class DataplaneConfig:
     native, and skb where the driver has no XDP.
     `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
     The two rates are floods a second, for sessions seen before and for never-seen ones.
+    `encapsulation`: "gue", "geneve", "vxlan" or "ipip", the same on all hosts; `vni` is of Geneve
+    and VXLAN. `udp_checksum`: UDP over IPv6 carries a real checksum (RFC 8200 section 8.1).
     """
 
     plane: str
@@ -94,6 +100,9 @@ class DataplaneConfig:
     pins: Path
     flood_rate_pps: int
     flood_new_rate_pps: int
+    encapsulation: str = "gue"
+    vni: int = 0
+    udp_checksum: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +292,9 @@ class Config:
         if gossip.members and dataplane.plane == "xdp":
             what = '"xsk" where [gossip] lists members: an XDP program cannot copy a packet'
             raise plane.error("plane", dataplane.plane, what)
+        if gossip.members and dataplane.encapsulation in UNMARKED:
+            what = '"gue" or "geneve" where [gossip] lists members: a flood must say that it is one'
+            raise plane.error("encapsulation", dataplane.encapsulation, what)
         return cls(
             host=host,
             gossip=gossip,
@@ -410,14 +422,18 @@ def _read_services(tables: list[TableReader], label: str) -> tuple[Service, ...]
 def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
     cgroup = table.text("cgroup", optional=True)
     pins = table.text("pins", optional=True)
+    encapsulation = table.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
     return DataplaneConfig(
         plane=table.choice("plane", ("xsk", "xdp"), "xsk"),
         mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
-        tunnel_port=table.integer("tunnel_port", 1, 65535, DEFAULT_TUNNEL_PORT),
+        tunnel_port=table.integer("tunnel_port", 1, 65535, TUNNEL_PORTS[encapsulation]),
         cgroup=None if cgroup is None else Path(cgroup),
         pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
         flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
         flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
+        encapsulation=encapsulation,
+        vni=table.integer("vni", 0, VNI_MAX, 0),
+        udp_checksum=not table.boolean("udp6_zero_checksum", False),
     )
 
 

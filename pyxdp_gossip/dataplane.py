@@ -7,7 +7,6 @@ import errno
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 from typing import Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
@@ -36,6 +35,7 @@ from pyxdp_gossip.dataplane_settings import (
     flood_template_of,
     pack_config,
 )
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.forwarder import Forwarder, pack_services
 from pyxdp_gossip.pins import (
     AdoptedHost,
@@ -46,7 +46,7 @@ from pyxdp_gossip.pins import (
     remove_folder,
 )
 from pyxdp_gossip.service_array import ARRAY_BYTES, write_services
-from pyxdp_gossip.session import KernelView, Service, packed16
+from pyxdp_gossip.session import Address, KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.template_slots import FLOOD, TemplateSlots
 from pyxdp_gossip.templates import HeaderTemplate
@@ -64,7 +64,7 @@ class _Attached:
     sockops: PinnedLink | None = None
     mode: str = ""
     filter: bool = False
-    group: IPv4Address | None = None
+    group: Address | None = None
 
 
 class Dataplane:
@@ -92,7 +92,7 @@ class Dataplane:
         self._far: frozenset[int] = frozenset()
         self._mac = bytes(6)
         self._plane: XskPlane | None = None
-        self._peer_addresses: dict[int, IPv4Address] = {}
+        self._peer_addresses: dict[int, Address] = {}
         self._buckets = buckets_for(settings.sessions_v4), buckets_for(settings.sessions_v6)
         self._pins = MapPins(settings.pins, Stamp.of(settings, *self._buckets))
         self.adopted_hosts: list[AdoptedHost] = []
@@ -289,8 +289,8 @@ class Dataplane:
             templates=self._templates,
             services=self._services,
             flood=self._flood,
-            address=settings.address.packed,
-            tunnel_port=settings.tunnel_port,
+            address=packed16(settings.address), tunnel_port=settings.tunnel_port,
+            encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
             queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
             fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
             umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,
@@ -429,7 +429,7 @@ class Dataplane:
         place = self._slots.get(FLOOD)
         return NO_TEMPLATE if place is None else place
 
-    def set_peer(self, host: int, address: IPv4Address, cookies: PeerCookies) -> None:
+    def set_peer(self, host: int, address: Address, cookies: PeerCookies) -> None:
         """Accepts tunnel packets of a host from this outer address."""
         old = self._peer_addresses.get(host)
         if old is not None and old != address:

@@ -6,12 +6,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
-from pyxdp_gossip.session import KernelView, Service
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
+from pyxdp_gossip.session import Address, KernelView, Service, packed16
 
 NO_TEMPLATE: Final = 0xFFFF
 RELAYS: Final = 511  # XG_RELAYS
@@ -34,7 +34,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sHHH511H")  # struct xg_config
+CONFIG: Final = struct.Struct("<QQQQQ16s16s2sHH6sHHHH511H")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 
@@ -70,12 +70,15 @@ class DataplaneSettings:
         flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
             before and for others; 0: no limit.
         flood_burst_s: how many seconds of its rate a budget may spend at once.
+        encapsulation: "gue", "geneve", "vxlan" or "ipip", of the whole POP.
+        vni: of Geneve and VXLAN.
+        udp_checksum: UDP over IPv6 carries a real checksum.
     """
 
     host: int
     interface: str
-    address: IPv4Address
-    flood_group: IPv4Address | None
+    address: Address
+    flood_group: Address | None
     tunnel_port: int
     services: Mapping[Service, int]
     sessions_v4: int
@@ -87,6 +90,9 @@ class DataplaneSettings:
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
     plane: str = "xdp"
+    encapsulation: str = "gue"
+    vni: int = 0
+    udp_checksum: bool = True
 
     @property
     def by_slot(self) -> dict[int, Service]:
@@ -118,7 +124,7 @@ def pack_config(
             there is no group, these may be asked to flood.
     """
     relays = copies[:RELAYS] if settings.flood_group is None else ()
-    group = settings.flood_group or IPv4Address(0)
+    group = packed16(settings.flood_group) if settings.flood_group else bytes(16)
     rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
     new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
     return CONFIG.pack(
@@ -127,12 +133,13 @@ def pack_config(
         new_ns,
         seen_ns,
         int(settings.flood_burst_s * 1e9),
-        settings.address.packed,
-        group.packed,
+        packed16(settings.address),
+        group,
         struct.pack("!H", settings.tunnel_port),
         settings.host,
         flood_template,
         mac,
+        ENCAPSULATIONS[settings.encapsulation].number,
         len(copies),
         settings.plane == "xsk",
         len(relays),

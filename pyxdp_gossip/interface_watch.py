@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address
 
 from pyxdp_gossip import netlink
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip_socket import GossipSocket
+from pyxdp_gossip.session import Address
 
 
 class InterfaceState(Enum):
@@ -47,7 +47,7 @@ class InterfaceWatch:
     def __init__(
         self,
         name: str,
-        address: IPv4Address,
+        address: Address,
         dataplane: Dataplane,
         gossip: GossipSocket,
         tell: Callable[[InterfaceChanged], None],

@@ -11,10 +11,10 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_MCAUTOJOIN, ifaddrmsg
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_MCAUTOJOIN, IFA_F_NODAD, ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from pyxdp_gossip.errors import HostError
@@ -31,6 +31,8 @@ from pyxdp_gossip.netlink_socket import (
     encode,
     host_error,
 )
+
+Address = IPv4Address | IPv6Address
 
 RTM_GETLINK = 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -194,18 +196,29 @@ def first_address(interface: str) -> IPv4Address:
     )
 
 
-def has_address(interface_index: int, address: IPv4Address) -> bool:
-    """Whether an interface has this IPv4 address now."""
-    question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET}, [])
+def has_address(interface_index: int, address: Address) -> bool:
+    """Whether an interface has this address now."""
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
-        return any(
-            message["index"] == interface_index and message.get_attr("IFA_LOCAL") == str(address)
-            for message in list(netlink.dump_all(ifaddrmsg, question))
-        )
+        return any(_rows_of(netlink, interface_index, address))
 
 
-def join_group_address(interface_index: int, group: IPv4Address) -> None:
-    """Makes the interface itself a member of `group`: `ip addr add GROUP/32 dev IF autojoin`.
+def _family(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def _rows_of(netlink: NetlinkSocket, index: int, address: Address) -> list[Any]:
+    """The kernel's rows of an address of an interface: one, or none."""
+    question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": _family(address)}, [])
+    name = "IFA_LOCAL" if address.version == 4 else "IFA_ADDRESS"
+    return [
+        message
+        for message in list(netlink.dump_all(ifaddrmsg, question))
+        if message["index"] == index and message.get_attr(name) == str(address)
+    ]
+
+
+def join_group_address(interface_index: int, group: Address) -> None:
+    """Makes the interface itself a member of `group`: `ip addr add GROUP dev IF autojoin`.
 
     The kernel holds the membership, so it outlives this process. It also makes the group a local
     address: what this host's own sockets send to it goes to `lo`, so the flood group must not be
@@ -228,16 +241,13 @@ def join_group_address(interface_index: int, group: IPv4Address) -> None:
                 raise HostError(f"cannot {what}: {TOO_MANY_GROUPS}") from error
             if error.errno != errno.EEXIST:
                 raise host_error(error, what) from error
-        question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET}, [])
-        for message in netlink.dump_all(ifaddrmsg, question):
-            same = message["index"] == interface_index
-            if same and message.get_attr("IFA_LOCAL") == str(group):
-                if message.get_attr("IFA_FLAGS") & IFA_F_MCAUTOJOIN:
-                    return
-                raise HostError(f"cannot {what}: the address is there without autojoin; remove it")
+        for message in _rows_of(netlink, interface_index, group):
+            if message.get_attr("IFA_FLAGS") & IFA_F_MCAUTOJOIN:
+                return
+            raise HostError(f"cannot {what}: the address is there without autojoin; remove it")
 
 
-def leave_group_address(interface_index: int, group: IPv4Address) -> None:
+def leave_group_address(interface_index: int, group: Address) -> None:
     """Undoes `join_group_address`; silent if the address or the interface is gone.
 
     Raises:
@@ -252,7 +262,7 @@ def leave_group_address(interface_index: int, group: IPv4Address) -> None:
                 raise host_error(error, what) from error
 
 
-def _add_group(netlink: NetlinkSocket, index: int, group: IPv4Address) -> None:
+def _add_group(netlink: NetlinkSocket, index: int, group: Address) -> None:
     """The kernel's membership outlives a device that is deleted: one of the same index is in its
     way, and goes with the address added and removed once without `autojoin`."""
     try:
@@ -266,9 +276,11 @@ def _add_group(netlink: NetlinkSocket, index: int, group: IPv4Address) -> None:
 
 
 def _group_message(
-    index: int, group: IPv4Address, kind: int, address_flags: int = IFA_F_MCAUTOJOIN
+    index: int, group: Address, kind: int, address_flags: int = IFA_F_MCAUTOJOIN
 ) -> bytes:
-    fields = {"family": socket.AF_INET, "prefixlen": 32, "index": index}
+    fields = {"family": _family(group), "prefixlen": group.max_prefixlen, "index": index}
+    if group.version == 6 and address_flags:
+        address_flags |= IFA_F_NODAD  # nobody else has a group as its own address
     values: list[Any] = [("IFA_LOCAL", str(group)), ("IFA_ADDRESS", str(group))]
     flags = NLM_F_ACK
     if kind == RTM_NEWADDR:

@@ -11,7 +11,6 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple, Self
@@ -22,6 +21,7 @@ from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, MapShape
 from pyxdp_gossip.dataplane_settings import NO_TEMPLATE, PEER, DataplaneSettings
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.forwarder import HOST_MAX, pack_services
+from pyxdp_gossip.session import Address, unpacked16
 from pyxdp_gossip.template_slots import TEMPLATES, TemplateSlots
 
 MAPS: Final = (
@@ -146,7 +146,7 @@ class AdoptedHost:
     """
 
     host: int
-    address: IPv4Address
+    address: Address
     tunnel_port: int
     template: int | None
 
@@ -161,9 +161,9 @@ def active_hosts(
     """
     addresses = {}
     for key in peers.each_key():
-        address = IPv6Address(key).ipv4_mapped
-        if address is None:
-            raise AdoptionError("the pinned map peers is damaged")
+        address = unpacked16(key)
+        if address.version != settings.address.version:
+            raise AdoptionError("the pinned map peers is of another underlay")
         addresses[PEER.unpack(peers.lookup(key) or bytes(PEER.size))[0]] = address
     found = []
     for host in range(HOST_MAX + 1):
@@ -195,7 +195,7 @@ def forget_others(owners: OwnerStates, peers: BpfMap, kept: list[AdoptedHost], o
         if host != own:
             owners.deactivate(host)
     for key in list(peers.each_key()):
-        if IPv6Address(key).ipv4_mapped not in addresses:
+        if unpacked16(key) not in addresses:
             peers.delete(key)
 
 

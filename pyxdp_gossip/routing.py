@@ -12,7 +12,7 @@ from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.dataplane_settings import PeerCookies
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
-from pyxdp_gossip.session import packed16
+from pyxdp_gossip.session import Address, packed16
 from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate, multicast_mac
 
 NOWHERE: Final = IPv4Address(0)  # in the place of a flood group: no packet goes there
@@ -20,7 +20,7 @@ NOWHERE: Final = IPv4Address(0)  # in the place of a flood group: no packet goes
 
 @dataclass(slots=True)
 class _Peer:
-    address: IPv4Address
+    address: Address
     tunnel_port: int
     template: HeaderTemplate | None = None
     is_far: bool = False  # in another broadcast domain: the flood group does not reach it
@@ -39,7 +39,7 @@ class Routing:
     """
 
     def __init__(
-        self, dataplane: Dataplane, interface: str, address: IPv4Address, secrets: list[bytes]
+        self, dataplane: Dataplane, interface: str, address: Address, secrets: list[bytes]
     ) -> None:
         self._dataplane = dataplane
         self._interface = interface
@@ -51,15 +51,15 @@ class Routing:
         self.complaint: str | None = None
         self.mtu = 0
 
-    def _cookie(self, source: IPv4Address, destination: IPv4Address, key: int = 0) -> bytes:
+    def _cookie(self, source: Address, destination: Address, key: int = 0) -> bytes:
         secret = self._secrets[min(key, len(self._secrets) - 1)]
         return tunnel_cookie(secret, packed16(source), packed16(destination))
 
-    def reply_cookies(self, peer: IPv4Address) -> tuple[bytes, bytes]:
+    def reply_cookies(self, peer: Address) -> tuple[bytes, bytes]:
         """What a probe's reply from this peer carries: the peer may send with either key."""
         return self._cookie(peer, self._address), self._cookie(peer, self._address, 1)
 
-    def probe_cookie(self, peer: IPv4Address) -> bytes:
+    def probe_cookie(self, peer: Address) -> bytes:
         """What a probe to this peer must carry."""
         return self._cookie(self._address, peer)
 
@@ -70,7 +70,7 @@ class Routing:
             self._accept(host, peer.address)
         self.refresh()
 
-    def add(self, host: int, address: IPv4Address, tunnel_port: int) -> None:
+    def add(self, host: int, address: Address, tunnel_port: int) -> None:
         """Accepts a host's tunnel packets and looks for the way to it. Repeatable."""
         peer = self._peers.get(host)
         if peer and (peer.address, peer.tunnel_port) == (address, tunnel_port):
@@ -81,7 +81,7 @@ class Routing:
         self._peers[host] = _Peer(address, tunnel_port)
         self._find_way(host)
 
-    def _accept(self, host: int, address: IPv4Address) -> None:
+    def _accept(self, host: int, address: Address) -> None:
         group = self._dataplane.settings.flood_group or NOWHERE
         cookies = PeerCookies(
             unicast=self._cookie(address, self._address),
@@ -136,19 +136,36 @@ class Routing:
                 self._dataplane.set_own_mac(link.mac)
                 self._mac = link.mac
             return
-        template = HeaderTemplate.build(
-            source=self._address,
-            destination=group,
-            source_mac=link.mac,
-            destination_mac=multicast_mac(group),
-            tunnel_port=settings.tunnel_port,
-            cookie=self._cookie(self._address, group),
-            mtu=link.mtu,
-            mark=MARK_FLOOD,
+        template = self._template(
+            group, link.mac, multicast_mac(group), settings.tunnel_port, link.mtu, MARK_FLOOD
         )
         if template != self._flood:
             self._dataplane.set_flood_template(template)
             self._flood = template
+
+    def _template(
+        self,
+        destination: Address,
+        source_mac: bytes,
+        destination_mac: bytes,
+        tunnel_port: int,
+        mtu: int,
+        mark: int = 0,
+    ) -> HeaderTemplate:
+        settings = self._dataplane.settings
+        return HeaderTemplate.build(
+            source=self._address,
+            destination=destination,
+            source_mac=source_mac,
+            destination_mac=destination_mac,
+            tunnel_port=tunnel_port,
+            cookie=self._cookie(self._address, destination),
+            mtu=mtu,
+            mark=mark,
+            encapsulation=settings.encapsulation,
+            vni=settings.vni,
+            udp_checksum=settings.udp_checksum,
+        )
 
     def _find_way(self, host: int) -> None:
         """One host's refusal is no reason to forget the others: it is looked for again."""
@@ -168,14 +185,8 @@ class Routing:
                 "are flooded; give [host] interface the one that leads to the other hosts"
             )
         elif hop is not None:
-            template = HeaderTemplate.build(
-                source=self._address,
-                destination=peer.address,
-                source_mac=hop.source_mac,
-                destination_mac=hop.destination_mac,
-                tunnel_port=peer.tunnel_port,
-                cookie=self._cookie(self._address, peer.address),
-                mtu=hop.mtu,
+            template = self._template(
+                peer.address, hop.source_mac, hop.destination_mac, peer.tunnel_port, hop.mtu
             )
         needs_copy = self._dataplane.settings.flood_group is None
         peer.is_far = hop is not None and (needs_copy or hop.gateway is not None)

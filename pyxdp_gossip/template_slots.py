@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from pyxdp_gossip.encapsulation import IP_LEN
 from pyxdp_gossip.errors import HostError
-from pyxdp_gossip.templates import IPV4_LEN, HeaderTemplate
+from pyxdp_gossip.templates import FLAG_IPV6, HeaderTemplate
 
 TEMPLATES: Final = 1024  # XG_TEMPLATES
 TEMPLATE_BYTES: Final = 128
 L2_LEN_AT: Final = 114  # of struct xg_template
+FLAGS_AT: Final = 119
 FLOOD: Final = -1
 """In the place of a host: the template of the floods."""
 
@@ -50,9 +52,10 @@ class TemplateSlots:
         return [self._of[host] for host in sorted(hosts) if host in self._of]
 
     def tunnel_port(self, place: int) -> int:
-        """UDP destination port of the headers in a place."""
+        """UDP destination port of the headers in a place; 0: they have none."""
         row = self._memory[place * TEMPLATE_BYTES : (place + 1) * TEMPLATE_BYTES]
-        udp = int.from_bytes(row[L2_LEN_AT : L2_LEN_AT + 2], "little") + IPV4_LEN
+        udp = int.from_bytes(row[L2_LEN_AT : L2_LEN_AT + 2], "little")
+        udp += IP_LEN[6 if row[FLAGS_AT] & FLAG_IPV6 else 4]
         return int.from_bytes(row[udp + 2 : udp + 4], "big")
 
     def write(self, template: HeaderTemplate) -> int:

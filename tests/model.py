@@ -11,8 +11,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
+
+from tests.model_formats import (
+    GUE_IPV4,
+    Flavour,
+    Shim,
+    has_checksum,
+    is_for_tunnel,
+    outer_headers,
+    read_shim,
+    with_checksum,
+)
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TCP, UDP = 6, 17
@@ -21,15 +32,21 @@ EXTENSIONS_MAX = 4
 EXTENSION_BYTES_MAX = 256
 VLAN_TYPES = (0x8100, 0x88A8)
 VLAN_TAGS_MAX = 2
-GUE_BYTES = 16
 MARK_FLOOD, MARK_RELAY, MARK_HOP = 0x80, 0x02, 0x01
-OVERHEAD = 20 + 8 + GUE_BYTES
 MASK64 = (1 << 64) - 1
 UNOWNED = 65535
 
 
 class NotReadableError(Exception):
     """The frame ends here; the argument is its ending."""
+
+
+class NoTransportError(NotReadableError):
+    """There is an IP header, but no TCP or UDP behind it: `packet` has no ports."""
+
+    def __init__(self, packet: Packet) -> None:
+        super().__init__("passed_unparsed")
+        self.packet = packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class Entry:
 class Route:
     """How packets to one destination are wrapped. `mtu`: largest outer IP packet, bytes."""
 
-    destination: IPv4Address
+    destination: IPv4Address | IPv6Address
     destination_mac: bytes
     cookie: bytes
     mtu: int
@@ -97,18 +114,19 @@ class World:
     flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None."""
 
     host: int
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     mac: bytes
-    flood_group: IPv4Address
+    flood_group: IPv4Address | IPv6Address
     tunnel_port: int
     services: Mapping[tuple[bytes, int, int], int]
     table: dict[tuple[bytes, int, int], Entry]
     active: frozenset[int]
     routes: Mapping[int, Route]
     flood: Route | None
-    peers: Mapping[IPv4Address, Peer]
+    peers: Mapping[IPv4Address | IPv6Address, Peer]
     agent_alive: bool = True
     relay: Route | None = None
+    flavour: Flavour = GUE_IPV4
     knows: Callable[[Packet], bool] = field(default=_nobody)
 
 
@@ -187,7 +205,9 @@ def _transport(
     """Reads ports and flags; the whole transport header must lie inside the IP packet."""
     start, at, length = place
     if protocol not in (TCP, UDP):
-        raise NotReadableError("passed_unparsed")
+        raise NoTransportError(
+            Packet(family, protocol, *addresses, 0, 0, 0, tos, start, at, length)
+        )
     header = _take(data[: start + length], at, 20 if protocol == TCP else 8)
     source_port, destination_port = struct.unpack_from("!HH", header)
     flags = header[13] if protocol == TCP else 0
@@ -199,8 +219,8 @@ def _transport(
 # ---- writing ----
 
 
-def entropy_port(packet: Packet) -> int:
-    """The outer UDP source port: 14 bits of a mix of the flow, in 49152..65535.
+def flow_hash(packet: Packet) -> int:
+    """32 bits of a mix of the flow.
 
     The mix multiplies by the odd constants of splitmix64's family and keeps the high half; it
     reads addresses as the little-endian words that lie in memory.
@@ -216,14 +236,12 @@ def entropy_port(packet: Packet) -> int:
     mix = mix + (source_port << 16 | destination_port) * 0x9E3779B97F4A7C15 & MASK64
     mix ^= mix >> 32
     mix = mix * 0xD6E8FEB86659FD93 & MASK64
-    high = int(mix) >> 32
-    return 0xC000 | (high & 0x3FFF)
+    return int(mix) >> 32
 
 
-def ipv4_checksum(header: bytes) -> int:
-    """RFC 1071 over a header whose checksum field is zero."""
-    total = sum(struct.unpack(f"!{len(header) // 2}H", header))
-    return 0xFFFF - (total % 0xFFFF or 0xFFFF)  # folding is taking the remainder, never to 0
+def entropy_port(packet: Packet) -> int:
+    """The outer UDP source port: 14 bits of the flow's hash, in 49152..65535."""
+    return 0xC000 | flow_hash(packet) & 0x3FFF
 
 
 def encapsulate(world: World, route: Route, frame: bytes, packet: Packet, mark: int) -> bytes:
@@ -231,28 +249,25 @@ def encapsulate(world: World, route: Route, frame: bytes, packet: Packet, mark: 
 
     What follows the IP packet (Ethernet padding) stays behind it.
     """
-    outer_len = OVERHEAD + packet.length
     ethernet = route.destination_mac + world.mac
     if route.vlan is not None:
         ethernet += struct.pack("!HH", 0x8100, route.vlan)
-    ip = bytearray(
-        struct.pack("!BBHHHBBH", 0x45, packet.tos, outer_len, 0, 0x4000, 64, UDP, 0)
-        + world.address.packed
-        + route.destination.packed
-    )
-    ip[10:12] = ipv4_checksum(bytes(ip)).to_bytes(2)
-    udp = struct.pack("!HHHH", entropy_port(packet), world.tunnel_port, outer_len - 20, 0)
-    inner_protocol = 4 if packet.family == 4 else 41
-    gue = struct.pack("!BBHBBH", 3, inner_protocol, 0, 1, route.mark | mark, 0) + route.cookie
-    return ethernet + b"\x08\x00" + bytes(ip) + udp + gue + frame[packet.l3 :]
+    ethernet += b"\x08\x00" if world.flavour.version == 4 else b"\x86\xdd"
+    headers = outer_headers(world, route, packet, mark, entropy_port(packet), flow_hash(packet))
+    if world.flavour.checksum:
+        headers = with_checksum(headers, frame[packet.l3 : packet.l3 + packet.length])
+    return ethernet + headers + frame[packet.l3 :]
 
 
 def wrap(
     world: World, route: Route, frame: bytes, packet: Packet, mark: int, ending: str
 ) -> tuple[str, bytes]:
     """`encapsulate`, unless the result is too big for the path."""
-    if packet.length + OVERHEAD > route.mtu:
+    if packet.length + world.flavour.overhead > route.mtu:
         return "too_big", frame
+    inner = frame[packet.l3 : packet.l3 + packet.length]
+    if world.flavour.checksum and not has_checksum(inner, packet):
+        return "no_checksum", frame
     return ending, encapsulate(world, route, frame, packet, mark)
 
 
@@ -263,17 +278,25 @@ def run(world: World, frame: bytes) -> tuple[str, bytes]:
     """The ending of a frame (a name of csrc/stats.h) and the frame as it leaves the program."""
     try:
         packet = parse(frame)
+    except NoTransportError as error:
+        if _is_tunnel(world, error.packet):
+            return run_tunnel(world, frame, error.packet)
+        return str(error), frame
     except NotReadableError as error:
         return str(error), frame
-    to_us = (world.address.packed, world.flood_group.packed)
-    if (
-        packet.family == 4
-        and packet.protocol == UDP
-        and packet.destination_port == world.tunnel_port
-        and packet.destination[12:] in to_us
-    ):
+    if _is_tunnel(world, packet):
         return run_tunnel(world, frame, packet)
     return run_plain(world, frame, packet)
+
+
+def mapped(address: IPv4Address | IPv6Address) -> bytes:
+    """(16,) bytes, an IPv4 address v4-mapped."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def _is_tunnel(world: World, packet: Packet) -> bool:
+    to_us = (mapped(world.address), mapped(world.flood_group))
+    return packet.destination in to_us and is_for_tunnel(world, packet)
 
 
 def run_untunnelled(world: World, frame: bytes) -> tuple[str, bytes]:
@@ -343,31 +366,36 @@ def _flood(world: World, frame: bytes, packet: Packet, mark: int, ending: str) -
 
 def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     """A packet that another host sent to this one, or to the flood group."""
-    gue = frame[outer.l4 + 8 : outer.l4 + 8 + GUE_BYTES]
-    if len(gue) < GUE_BYTES:
+    shim = read_shim(world, frame, outer)
+    if shim is None:
         return "tunnel_malformed", frame
-    peer = world.peers.get(IPv4Address(outer.source[12:]))
+    senders = {mapped(address): peer for address, peer in world.peers.items()}
+    peer = senders.get(outer.source)
     if peer is None or peer.host not in world.active:
         return "tunnel_bad_source", frame
-    to_group = outer.destination[12:] == world.flood_group.packed
-    if gue[8:] not in (peer.flood if to_group else peer.unicast):
+    to_group = outer.destination == mapped(world.flood_group)
+    if shim.cookie not in (None, *(peer.flood if to_group else peer.unicast)):
         return "tunnel_bad_cookie", frame
-    first, kind, flags, version, mark = struct.unpack_from("!BBHBB", gue)
-    if flags != 0 or version != 1:
+    if not shim.is_sound or (shim.is_probe and to_group):
         return "tunnel_malformed", frame
-    if (first, kind) == (0x23, 1) and not to_group:
+    if shim.is_probe:
         return "probe_answered", _answer(frame, outer, peer)
-    if first != 0x03 or kind not in (4, 41):
-        return "tunnel_malformed", frame
-    start = outer.l4 + 8 + GUE_BYTES
+    return _open(world, frame, outer, shim, to_group)
+
+
+def _open(
+    world: World, frame: bytes, outer: Packet, shim: Shim, to_group: bool
+) -> tuple[str, bytes]:
     try:
-        inner = (parse_ipv4 if kind == 4 else parse_ipv6)(frame, start)
+        if shim.kind not in (4, 41):
+            raise NotReadableError("not IP")
+        inner = (parse_ipv4 if shim.kind == 4 else parse_ipv6)(frame, shim.inner_at)
     except NotReadableError:
         return "tunnel_malformed", frame
-    is_flood = to_group or bool(mark & MARK_FLOOD)
-    ending = _judge(world, inner, is_flood, is_flood or bool(mark & MARK_RELAY))
+    is_flood = to_group or bool(shim.mark & MARK_FLOOD)
+    ending = _judge(world, inner, is_flood, is_flood or bool(shim.mark & MARK_RELAY))
     if ending == "misdirected":
-        return _misdirected(world, frame, inner, mark)
+        return _misdirected(world, frame, inner, shim.mark)
     if ending.startswith("delivered_"):
         return _strip(world, frame, outer, inner, ending)
     return ending, frame
@@ -396,12 +424,24 @@ def _answer(frame: bytes, outer: Packet, peer: Peer) -> bytes:
     """A probe's answer: addresses and ports swapped, the cookie of the other direction."""
     reply = bytearray(frame)
     reply[0:6], reply[6:12] = frame[6:12], frame[0:6]
-    ip, udp = outer.l3, outer.l4
-    reply[ip + 12 : ip + 20] = frame[ip + 16 : ip + 20] + frame[ip + 12 : ip + 16]
+    at, size = (outer.l3 + 12, 4) if outer.family == 4 else (outer.l3 + 8, 16)
+    udp = outer.l4
+    reply[at : at + 2 * size] = frame[at + size : at + 2 * size] + frame[at : at + size]
     reply[udp : udp + 4] = frame[udp + 2 : udp + 4] + frame[udp : udp + 2]
-    reply[udp + 6 : udp + 8] = bytes(2)
     reply[udp + 9] = 2
     reply[udp + 16 : udp + 24] = peer.reply
+    before, after = frame[udp + 8 : udp + 24], bytes(reply[udp + 8 : udp + 24])
+    was = int.from_bytes(frame[udp + 6 : udp + 8])
+    if was:
+        total = (~was & 0xFFFF) + sum(
+            (~old & 0xFFFF) + new
+            for old, new in zip(
+                struct.unpack("!8H", before), struct.unpack("!8H", after), strict=True
+            )
+        )
+        while total > 0xFFFF:
+            total = (total & 0xFFFF) + (total >> 16)
+        reply[udp + 6 : udp + 8] = ((~total & 0xFFFF) or 0xFFFF).to_bytes(2)
     return bytes(reply)
 
 

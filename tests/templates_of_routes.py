@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from pyxdp_gossip.templates import HeaderTemplate
-from tests.golden_world import OWN_ADDRESS, OWN_MAC, TUNNEL_PORT
-from tests.model import Route
+from tests.golden_world import OWN_MAC, TUNNEL_PORT, golden_world
+from tests.model import Route, World
 
 
-def template(route: Route) -> HeaderTemplate:
+def template(route: Route, world: World | None = None) -> HeaderTemplate:
     """The outer headers from the golden world's host 3 along `route`."""
+    world = world or golden_world()
     return HeaderTemplate.build(
-        source=OWN_ADDRESS,
+        source=world.address,
         destination=route.destination,
         source_mac=OWN_MAC,
         destination_mac=route.destination_mac,
@@ -20,4 +21,7 @@ def template(route: Route) -> HeaderTemplate:
         mtu=route.mtu,
         mark=route.mark,
         vlan=route.vlan,
+        encapsulation=world.flavour.name,
+        vni=world.flavour.vni,
+        udp_checksum=world.flavour.checksum,
     )

@@ -144,7 +144,7 @@ int bench_sink_gue(struct xdp_md *ctx)
 	struct xg_ipv4 *outer = data + XG_ETH_LEN;
 	struct xg_udp *udp = data + XG_ETH_LEN + XG_IPV4_LEN;
 	struct xg_gue *gue = data + XG_ETH_LEN + XG_IPV4_LEN + XG_UDP_LEN;
-	struct xg_ipv4 *inner = data + XG_GUE_IPV4_LEN;
+	struct xg_ipv4 *inner = data + XG_OUTER_BYTES(XG_GUE, 0, XG_ETH_LEN);
 	__u32 zero = 0;
 	struct expected *want = bpf_map_lookup_elem(&expected, &zero);
 

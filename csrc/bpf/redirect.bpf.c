@@ -137,8 +137,8 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 
 	if (!tunnel->is_search && known == XG_UNKNOWN &&
 	    remember(&recent_claims, ~hash) <= RECENT_SEEN)
-		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->peer.host);
-	if ((tunnel->mark & XG_MARK_HOP) ||
+		tell_agent(inner, XG_EVENT_MISDIRECTED, slot, tunnel->host);
+	if ((tunnel->shim.mark & XG_MARK_HOP) ||
 	    (cfg->flood_template == XG_NO_TEMPLATE && !cfg->flood_copies) ||
 	    !within_budget(cfg, XG_BUDGET_SEEN))
 		return XG_COUNT_misdirected_dropped;
@@ -147,7 +147,7 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 	if (cfg->flood_template != XG_NO_TEMPLATE)
 		return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
 				   XG_COUNT_misdirected_flooded);
-	if (tunnel->mark & XG_MARK_RELAY)	/* two hosts without loops: no packet may circle */
+	if (tunnel->shim.mark & XG_MARK_RELAY)	/* two hosts without loops: no packet may circle */
 		return XG_COUNT_misdirected_dropped;
 	return relay(ctx, cfg, inner);
 }
@@ -197,7 +197,7 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 
 	if (ending != TUNNEL_OPEN)
 		return ending;
-	if (tunnel.is_probe)
+	if (tunnel.shim.is_probe)
 		return answer_probe(ctx, outer, &tunnel);
 	ending = parse_inner(ctx, &tunnel, &inner);
 	if (ending != TUNNEL_OPEN)
@@ -208,10 +208,9 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 
 static __always_inline int is_tunnel(const struct xg_config *cfg, const struct xg_packet *packet)
 {
-	return packet->family == 4 && packet->protocol == XG_PROTO_UDP &&
-	       packet->destination_port_be == cfg->tunnel_port_be &&
-	       (packet->destination_be[3] == cfg->address_be ||
-		packet->destination_be[3] == cfg->flood_group_be);
+	return xg_is_tunnel(packet, cfg->tunnel_port_be, (__u8)cfg->encapsulation) &&
+	       (xg_same_address(packet->destination_be, cfg->address_be) ||
+		is_to_group(cfg, packet));
 }
 
 static __always_inline int handle(struct xdp_md *ctx)
@@ -220,13 +219,17 @@ static __always_inline int handle(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	struct xg_config *cfg = the_config();
 	struct xg_packet packet = {};
+	int reason;
 
 	if (!cfg)
 		return XG_COUNT_passed_unparsed;
-	switch (xg_parse_frame(data, end, &packet)) {
+	reason = xg_parse_frame(data, end, &packet);
+	/* IP-in-IP has no transport that the parser knows, but its addresses are read */
+	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) && is_tunnel(cfg, &packet))
+		return handle_tunnel(ctx, cfg, &packet);
+	switch (reason) {
 	case XG_PARSE_OK:
-		return is_tunnel(cfg, &packet) ? handle_tunnel(ctx, cfg, &packet) :
-						 handle_plain(ctx, cfg, &packet);
+		return handle_plain(ctx, cfg, &packet);
 	case XG_PARSE_NOT_IP:
 		return XG_COUNT_passed_not_ip;
 	case XG_PARSE_FRAGMENT:

@@ -36,12 +36,13 @@ struct xg_config {
 	__u64 netns_cookie;	/* sockets of other network namespaces are not ours */
 	__u64 budget_interval_ns[XG_BUDGETS];	/* between two floods; 0: no limit */
 	__u64 budget_burst_ns;	/* how far a budget may run ahead */
-	__u32 address_be;	/* underlay address of this host */
-	__u32 flood_group_be;	/* 0: there is none */
+	__u32 address_be[4];	/* underlay address of this host, IPv6 or v4-mapped */
+	__u32 flood_group_be[4];	/* 0: there is none */
 	__u16 tunnel_port_be;
 	__u16 host;
 	__u16 flood_template;	/* index, or XG_NO_TEMPLATE */
 	__u8 mac[6];
+	__u16 encapsulation;	/* enum xg_encapsulation, of the whole POP */
 	__u16 flood_copies;	/* hosts to which the loop must copy each flood */
 	__u16 has_loops;	/* AF_XDP loops take what is handed over */
 	__u16 relay_count;	/* of: */
@@ -94,7 +95,7 @@ struct xg_stamp {
 };
 
 _Static_assert(sizeof(struct xg_stamp) == 40, "shared with the loader");
-_Static_assert(sizeof(struct xg_config) == 1088, "shared with the loader");
+_Static_assert(sizeof(struct xg_config) == 1120, "shared with the loader");
 _Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");

@@ -18,13 +18,11 @@
 #define L2_MAX (XG_ETH_LEN + XG_VLAN_TAGS * XG_VLAN_LEN)
 
 struct tunnel {
-	struct xg_peer peer;
-	__u16 gue_offset;
-	__u8 mark;
-	__u8 proto;	/* of the inner packet */
+	struct xg_shim shim;
+	__u64 reply_cookie;
+	__u16 host;	/* who sent it */
 	__u8 is_flood;
 	__u8 is_search;	/* a flood, or what leads to one: nobody said that it is ours */
-	__u8 is_probe;
 };
 
 /* Puts the template in the place of the packet's Ethernet header. The packet's IP header must
@@ -33,17 +31,24 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 					    __u32 index, __u8 mark, int ending)
 {
 	struct xg_template *tmpl = bpf_map_lookup_elem(&templates, &index);
-	void *data, *end;
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u32 inner_sum = 0;
 
 	if (!tmpl || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
 		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
 		return XG_COUNT_too_big;
+	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
+	    xg_inner_sum(data + XG_MASKED(packet->l3_offset, 0x7ff), end, packet, &inner_sum))
+		return XG_COUNT_no_checksum;
 	if (bpf_xdp_adjust_head(ctx, (int)packet->l3_offset - (int)tmpl->len))
 		return XG_COUNT_no_headroom;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	return xg_template_apply(data, end, tmpl, packet, mark) ? ending : XG_COUNT_no_headroom;
+	if (!xg_template_apply(data, end, tmpl, packet, mark, inner_sum))
+		return XG_COUNT_no_headroom;
+	return ending;
 }
 
 /* The same, for floods. */
@@ -53,47 +58,52 @@ static __noinline int encapsulate(struct xdp_md *ctx, const struct xg_packet *pa
 	return encapsulate_here(ctx, packet, index, mark, ending);
 }
 
-/* Checks the GUE header, the sender and its cookie. Returns TUNNEL_OPEN or an ending. */
+static __always_inline int is_to_group(const struct xg_config *cfg, const struct xg_packet *outer)
+{
+	return xg_same_address(outer->destination_be, cfg->flood_group_be);
+}
+
+/* Who sent it, by its outer address; NULL: no active host. */
+static __always_inline struct xg_peer *sender_of(const struct xg_packet *outer)
+{
+	struct xg_owner_state *state;
+	struct xg_peer_key key = {};
+	struct xg_peer *peer;
+
+	__builtin_memcpy(key.address_be, outer->source_be, 16);
+	peer = bpf_map_lookup_elem(&peers, &key);
+	if (!peer)
+		return NULL;
+	state = owner_state(peer->host);
+	return state && (state->flags & XG_OWNER_ACTIVE) ? peer : NULL;
+}
+
+/* Checks the sender, its cookie and the format. Returns TUNNEL_OPEN or an ending. */
 static __always_inline int open_tunnel(struct xdp_md *ctx, const struct xg_config *cfg,
 				       const struct xg_packet *outer, struct tunnel *tunnel)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	__u32 offset = (outer->l4_offset & 0x7ff) + XG_UDP_LEN;
-	struct xg_gue *gue = data + offset;
-	struct xg_owner_state *state;
-	struct xg_peer_key key = {};
-	struct xg_peer *peer;
+	struct xg_shim *shim = &tunnel->shim;
+	int to_group = is_to_group(cfg, outer);
 	const __u64 *cookies;
+	struct xg_peer *peer;
 
-	if ((void *)(gue + 1) > end)
+	if (xg_read_shim(data, end, outer, (__u8)cfg->encapsulation, shim))
 		return XG_COUNT_tunnel_malformed;
-	__builtin_memcpy(key.address_be, outer->source_be, 16);
-	peer = bpf_map_lookup_elem(&peers, &key);
+	peer = sender_of(outer);
 	if (!peer)
 		return XG_COUNT_tunnel_bad_source;
-	state = owner_state(peer->host);
-	if (!state || !(state->flags & XG_OWNER_ACTIVE))
-		return XG_COUNT_tunnel_bad_source;
-	tunnel->is_flood = outer->destination_be[3] == cfg->flood_group_be ||
-			   (gue->mark & XG_MARK_FLOOD);
-	tunnel->is_search = tunnel->is_flood || (gue->mark & XG_MARK_RELAY);
-	cookies = outer->destination_be[3] == cfg->flood_group_be ? peer->flood_cookie :
-								    peer->unicast_cookie;
-	if (gue->cookie != cookies[0] && gue->cookie != cookies[1])
+	cookies = to_group ? peer->flood_cookie : peer->unicast_cookie;
+	if (shim->has_cookie && shim->cookie != cookies[0] && shim->cookie != cookies[1])
 		return XG_COUNT_tunnel_bad_cookie;
-	if (gue->flags_be != 0 || gue->format != XG_GUE_FORMAT)
+	/* a group cannot be the source of an answer */
+	if (!shim->is_sound || (shim->is_probe && to_group))
 		return XG_COUNT_tunnel_malformed;
-	/* to this host alone: a group cannot be the source of an answer */
-	tunnel->is_probe = gue->version_hlen == XG_GUE_CONTROL &&
-			   gue->proto_ctype == XG_GUE_PROBE &&
-			   outer->destination_be[3] == cfg->address_be;
-	if (!tunnel->is_probe && gue->version_hlen != XG_GUE_DATA)
-		return XG_COUNT_tunnel_malformed;
-	tunnel->peer = *peer;
-	tunnel->gue_offset = (__u16)offset;
-	tunnel->mark = gue->mark;
-	tunnel->proto = gue->proto_ctype;
+	tunnel->is_flood = to_group || (shim->mark & XG_MARK_FLOOD);
+	tunnel->is_search = tunnel->is_flood || (shim->mark & XG_MARK_RELAY);
+	tunnel->host = peer->host;
+	tunnel->reply_cookie = peer->reply_cookie;
 	return TUNNEL_OPEN;
 }
 
@@ -102,17 +112,9 @@ static __always_inline int parse_inner(struct xdp_md *ctx, const struct tunnel *
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	__u32 offset = (tunnel->gue_offset & 0x7ff) + XG_GUE_LEN;
-	int reason;
 
-	inner->l3_offset = (__u16)offset;
-	if (tunnel->proto == XG_PROTO_IPIP)
-		reason = xg_parse_ipv4(data + offset, end, inner);
-	else if (tunnel->proto == XG_PROTO_IPV6)
-		reason = xg_parse_ipv6(data + offset, end, inner);
-	else
-		return XG_COUNT_tunnel_malformed;
-	return reason == XG_PARSE_OK ? TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
+	return xg_parse_inner(data, end, &tunnel->shim, inner) == XG_PARSE_OK ?
+		       TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
 }
 
 /* RFC 6040 4.2: the inner packet's new ECN field, or -1 if it must be dropped. */
@@ -186,35 +188,70 @@ static __always_inline int strip(struct xdp_md *ctx, const struct xg_config *cfg
 	return ending;
 }
 
+static __always_inline void swap_words(__u32 *a_be, __u32 *b_be, const int words)
+{
+	for (int i = 0; i < words; i++) {
+		__u32 word = a_be[i];
+
+		a_be[i] = b_be[i];
+		b_be[i] = word;
+	}
+}
+
+/* RFC 1624 for the words in which an answer differs from its probe; 0 stays "none". */
+static __always_inline void change_probe(struct xg_udp *udp, struct xg_gue *gue, __u64 cookie)
+{
+	__u32 sum = (__u16)~udp->check_be, old_low = (__u32)gue->cookie;
+	__u32 old_high = (__u32)(gue->cookie >> 32);
+
+	/* sums of words in network order, as they lie there: RFC 1071 section 2 (B) */
+	sum += (__u16)~(old_low & 0xffff) + (__u16)~(old_low >> 16);
+	sum += (__u16)~(old_high & 0xffff) + (__u16)~(old_high >> 16);
+	sum += (__u16)~XG_BE16(XG_GUE_CONTROL << 8 | XG_GUE_PROBE);
+	sum += (__u32)(cookie & 0xffff) + (__u32)(cookie >> 16 & 0xffff);
+	sum += (__u32)(cookie >> 32 & 0xffff) + (__u32)(cookie >> 48);
+	sum += XG_BE16(XG_GUE_CONTROL << 8 | XG_GUE_PROBE_REPLY);
+	if (udp->check_be) {
+		udp->check_be = (__u16)~xg_fold(sum);
+		if (!udp->check_be)
+			udp->check_be = 0xffff;
+	}
+	gue->proto_ctype = XG_GUE_PROBE_REPLY;
+	gue->cookie = cookie;
+}
+
 /* Sends a probe back where it came from, with the cookie of this direction. */
 static __always_inline int answer_probe(struct xdp_md *ctx, const struct xg_packet *outer,
 					const struct tunnel *tunnel)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	void *l3 = data + (outer->l3_offset & 0x1f);
 	struct xg_eth *eth = data;
-	struct xg_ipv4 *ip = data + (outer->l3_offset & 0x1f);
-	struct xg_udp *udp = data + (outer->l4_offset & 0x7f);
-	struct xg_gue *gue = data + (tunnel->gue_offset & 0x7f);
+	struct xg_ipv4 *ip4 = l3;
+	struct xg_ipv6 *ip6 = l3;
+	struct xg_udp *udp = data + (outer->l4_offset & 0x7ff);
+	struct xg_gue *gue = data + (tunnel->shim.offset & 0x7ff);
 	__u8 mac[6];
-	__u32 address_be;
 	__u16 port_be;
 
-	if ((void *)(eth + 1) > end || (void *)(ip + 1) > end || (void *)(udp + 1) > end ||
+	if ((void *)(eth + 1) > end || (void *)(ip4 + 1) > end || (void *)(udp + 1) > end ||
 	    (void *)(gue + 1) > end)
+		return XG_COUNT_tunnel_malformed;
+	/* swapped: the sums over them stay as they are */
+	if (outer->family == 4)
+		swap_words(&ip4->source_be, &ip4->destination_be, 1);
+	else if ((void *)(ip6 + 1) <= end)
+		swap_words(ip6->source_be, ip6->destination_be, 4);
+	else
 		return XG_COUNT_tunnel_malformed;
 	__builtin_memcpy(mac, eth->destination, 6);
 	__builtin_memcpy(eth->destination, eth->source, 6);
 	__builtin_memcpy(eth->source, mac, 6);
-	address_be = ip->source_be;	/* swapped: the header's sum stays as it is */
-	ip->source_be = ip->destination_be;
-	ip->destination_be = address_be;
 	port_be = udp->source_port_be;
 	udp->source_port_be = udp->destination_port_be;
 	udp->destination_port_be = port_be;
-	udp->check_be = 0;
-	gue->proto_ctype = XG_GUE_PROBE_REPLY;
-	gue->cookie = tunnel->peer.reply_cookie;
+	change_probe(udp, gue, tunnel->reply_cookie);
 	return XG_COUNT_probe_answered;
 }
 

@@ -15,6 +15,9 @@
 
 #include "header_template.h"
 
+#define GUE_IPV4_LEN XG_OUTER_BYTES(XG_GUE, 0, XG_ETH_LEN)
+#define GUE_IPV4_VLAN_LEN XG_OUTER_BYTES(XG_GUE, 0, XG_ETH_LEN + XG_VLAN_LEN)
+
 /* RFC 1071 over a whole IPv4 header, not inverted: 0xffff if its checksum is right. */
 static inline uint32_t ipv4_sum(const uint8_t *header)
 {
@@ -54,7 +57,7 @@ static inline struct xg_template template_to(uint8_t host, int tagged, uint16_t 
 	end = (uint8_t *)memcpy(end, gue, sizeof(gue)) + sizeof(gue);
 	tmpl.len = (uint16_t)(end - tmpl.bytes);
 	tmpl.l2_len = tagged ? 18 : 14;
-	tmpl.ip_sum = ipv4_sum(tmpl.bytes + tmpl.l2_len);
+	tmpl.sum = ipv4_sum(tmpl.bytes + tmpl.l2_len);
 	return tmpl;
 }
 

@@ -119,7 +119,7 @@ static void test_limits_of_size_and_room(int family, uint8_t tags)
 	struct xg_forwarder f = make();
 	uint32_t ip_len = family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN;
 	struct shape s = tcp(family, OWNER_2, ACK);
-	uint32_t room = XG_GUE_IPV4_LEN - XG_ETH_LEN - tags * (uint32_t)XG_VLAN_LEN;
+	uint32_t room = GUE_IPV4_LEN - XG_ETH_LEN - tags * (uint32_t)XG_VLAN_LEN;
 
 	s.tags = tags;
 	for (uint16_t client = OWNER_2; client <= OWNER_3; client++, room += XG_VLAN_LEN) {

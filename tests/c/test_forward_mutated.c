@@ -56,7 +56,7 @@ static void assert_kept(const struct xg_frame *frame, const uint8_t *block, cons
 		assert_untouched(frame, block, bytes, len);
 		return;
 	}
-	outer = frame->data[12] == 0x81 ? XG_GUE_IPV4_VLAN_LEN : XG_GUE_IPV4_LEN;
+	outer = frame->data[12] == 0x81 ? GUE_IPV4_VLAN_LEN : GUE_IPV4_LEN;
 	kept = frame->len - outer;
 	assert(frame->data >= block && frame->data + frame->len == block + frame->headroom + len);
 	assert(len - kept == 14 || len - kept == 18 || len - kept == 22);
@@ -93,7 +93,8 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 	for (uint32_t i = XG_COUNT_passed_not_ip; i <= XG_COUNT_no_headroom; i++)
 		assert(f.counters[i] > 0 || i == XG_COUNT_passed_known ||
 		       i == XG_COUNT_passed_stale_entry || i == XG_COUNT_miss_over_budget_new ||
-		       i == XG_COUNT_miss_over_budget_seen || i == XG_COUNT_miss_relayed);
+		       i == XG_COUNT_miss_over_budget_seen || i == XG_COUNT_miss_relayed ||
+		       i == XG_COUNT_no_checksum);
 	destroy(&f);
 }
 

@@ -71,7 +71,8 @@ static void read_template(struct xg_template *tmpl)
 		abort();
 }
 
-/* Applies into a block of exactly the template's length, and into one that is a byte short. */
+/* Applies into a block of exactly the template's length, and into one that is a byte short; "none"
+ * if a checksum is wanted that the packet does not give. */
 static int apply_all(void)
 {
 	struct xg_template tmpl;
@@ -84,12 +85,20 @@ static int apply_all(void)
 	while ((frame = read_frame(&len))) {
 		struct xg_packet packet = {0};
 		uint8_t *room = malloc(tmpl.len);
+		uint32_t sum = 0;
 
 		if (!room || xg_parse_frame(frame, frame + len, &packet) != XG_PARSE_OK)
 			abort();
-		if (xg_template_apply(room, room + tmpl.len - 1, &tmpl, &packet, mark) != 0)
+		if ((tmpl.flags & XG_TEMPLATE_SUM) &&
+		    xg_inner_sum(frame + packet.l3_offset, frame + len, &packet, &sum)) {
+			printf("none\n");
+			free(room);
+			free(frame);
+			continue;
+		}
+		if (xg_template_apply(room, room + tmpl.len - 1, &tmpl, &packet, mark, sum) != 0)
 			abort();
-		if (xg_template_apply(room, room + tmpl.len, &tmpl, &packet, mark) != tmpl.len)
+		if (xg_template_apply(room, room + tmpl.len, &tmpl, &packet, mark, sum) != tmpl.len)
 			abort();
 		print_hex(room, tmpl.len);
 		printf("\n");
@@ -120,7 +129,7 @@ static int check_one(const struct xg_template *tmpl, uint32_t inner_len, uint32_
 
 	packet.ip_len = (uint16_t)inner_len;
 	packet.tos = (uint8_t)tos;
-	if (!xg_template_apply(room, room + sizeof(room), tmpl, &packet, 0))
+	if (!xg_template_apply(room, room + sizeof(room), tmpl, &packet, 0, 0))
 		return 0;
 	return header_sum(ip) == 0xffff && ((uint32_t)ip[2] << 8 | ip[3]) == outer_len &&
 	       ip[1] == tos && ((uint32_t)ip[24] << 8 | ip[25]) == outer_len - XG_IPV4_LEN;

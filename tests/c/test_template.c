@@ -29,7 +29,7 @@ static void check(const struct xg_template *tmpl, int family, uint32_t inner_len
 	struct xg_packet packet = packet_of(family, inner_len, tos);
 
 	assert(xg_outer_ip_len(tmpl, &packet) == tmpl->len - tmpl->l2_len + inner_len);
-	assert(xg_template_apply(room, room + tmpl->len, tmpl, &packet, mark) == tmpl->len);
+	assert(xg_template_apply(room, room + tmpl->len, tmpl, &packet, mark, 0) == tmpl->len);
 	assert_outer(room, tmpl, inner_len, tos, family, mark);
 }
 
@@ -61,11 +61,11 @@ static void test_every_sum_of_the_fixed_part_gives_a_right_checksum(void)
 	for (uint32_t id = 0; id <= 0xffff; id++) {
 		ip[4] = (uint8_t)(id >> 8);
 		ip[5] = (uint8_t)id;
-		tmpl.ip_sum = ipv4_sum(ip);
+		tmpl.sum = ipv4_sum(ip);
 		check(&tmpl, 4, 20 + id % 65000, (uint8_t)id, 0, room);
 		/* the one total of which the first fold leaves a carry: 0x1ffff */
-		if (tmpl.ip_sum > 0xff00)
-			check(&tmpl, 4, LARGEST_OUTER - 44, (uint8_t)(0x10000 - tmpl.ip_sum), 0,
+		if (tmpl.sum > 0xff00)
+			check(&tmpl, 4, LARGEST_OUTER - 44, (uint8_t)(0x10000 - tmpl.sum), 0,
 			      room);
 	}
 	free(room);
@@ -107,7 +107,7 @@ static void test_a_room_that_is_too_small_is_refused_and_left_alone(int tagged)
 		uint8_t *room = malloc(room_len);
 
 		memset(room, 0x5a, room_len);
-		assert(xg_template_apply(room, room + room_len, &tmpl, &packet, 0) == 0);
+		assert(xg_template_apply(room, room + room_len, &tmpl, &packet, 0, 0) == 0);
 		for (uint32_t i = 0; i < room_len; i++)
 			assert(room[i] == 0x5a);
 		free(room);
@@ -123,10 +123,10 @@ static void test_templates_of_other_lengths_are_refused(void)
 	for (uint32_t len = 0; len <= 0xffff; len++) {
 		struct xg_template tmpl = template_to(2, 0, MTU, 0);
 
-		if (len == XG_GUE_IPV4_LEN || len == XG_GUE_IPV4_VLAN_LEN)
+		if (len == GUE_IPV4_LEN || len == GUE_IPV4_VLAN_LEN)
 			continue;
 		tmpl.len = (uint16_t)len;
-		assert(xg_template_apply(room, room + sizeof(room), &tmpl, &packet, 0) == 0);
+		assert(xg_template_apply(room, room + sizeof(room), &tmpl, &packet, 0, 0) == 0);
 	}
 	for (size_t i = 0; i < sizeof(room); i++)
 		assert(room[i] == 0x5a);
@@ -145,10 +145,10 @@ static void test_source_ports_are_steady_and_spread(void)
 
 		packet.source_be[3] = 0x0200000a;
 		packet.source_port_be = XG_BE16(port);
-		xg_template_apply(room, room + tmpl.len, &tmpl, &packet, 0);
+		xg_template_apply(room, room + tmpl.len, &tmpl, &packet, 0, 0);
 		packet.ip_len = 1500;
 		packet.seq = port;
-		xg_template_apply(again, again + tmpl.len, &tmpl, &packet, 0);
+		xg_template_apply(again, again + tmpl.len, &tmpl, &packet, 0, 0);
 		assert(memcmp(room + 34, again + 34, 2) == 0);
 		distinct += !seen[read_be16(room + 34) & 0x3fff];
 		seen[read_be16(room + 34) & 0x3fff] = 1;

@@ -26,21 +26,19 @@ from tests.golden_world import (
     ACTIVE,
     CLIENTS,
     ENTRIES,
-    FLOOD,
     FLOOD_GROUP,
     OWN_ADDRESS,
     OWN_HOST,
     OWN_MAC,
-    PEERS,
-    ROUTES,
     SERVICES,
     TUNNEL_PORT,
     VIPS,
+    golden_world,
     session_key,
 )
 from tests.kernel.conftest import Namespace
 from tests.kernel.conftest import connect as connect_link
-from tests.model import Entry, Peer
+from tests.model import Entry, Peer, World
 from tests.templates_of_routes import template
 
 _numbers = itertools.count(1)
@@ -124,9 +122,10 @@ def cookies(peer: Peer) -> PeerCookies:
 class HostUnderTest:
     """One data path, and the questions that tests ask of it; use inside `host_under_test`."""
 
-    def __init__(self, namespace: Any, plane: Dataplane) -> None:
+    def __init__(self, namespace: Any, plane: Dataplane, world: World | None = None) -> None:
         self.namespace = namespace
         self.plane = plane
+        self.world = world or golden_world()
 
     def run(self, frame: bytes) -> Verdict:
         """One frame through the XDP program; asserts that exactly one ending was counted.
@@ -192,17 +191,18 @@ class HostUnderTest:
 
     def set_flood(self) -> None:
         """Publishes the flood template."""
-        self.namespace.run(self.plane.set_flood_template, template(FLOOD))
+        assert self.world.flood is not None
+        self.namespace.run(self.plane.set_flood_template, template(self.world.flood, self.world))
 
 
 def _fill(host: HostUnderTest) -> None:
     """Owners, routes, peers and sessions of the golden world."""
-    plane = host.plane
+    plane, world = host.plane, host.world
     for number in (OWN_HOST, *ACTIVE):
         plane.owners.activate(number)
-    for number, route in ROUTES.items():
-        plane.set_template(number, template(route))
-    for address, peer in PEERS.items():
+    for number, route in world.routes.items():
+        plane.set_template(number, template(route, world))
+    for address, peer in world.peers.items():
         plane.set_peer(peer.host, address, cookies(peer))
     for (family, _, _), slot in SERVICES.items():
         for state, entry in ENTRIES.items():
@@ -276,14 +276,26 @@ def pair() -> Iterator[Pair]:
 
 
 @contextmanager
-def host_under_test(namespace: Any, **changes: Any) -> Iterator[HostUnderTest]:
+def host_under_test(
+    namespace: Any, world: World | None = None, **changes: Any
+) -> Iterator[HostUnderTest]:
     """A loaded data path with the golden world in it; nothing is attached.
 
     Args:
+        world: the golden world in another tunnel format.
         changes: of DataplaneSettings.
     """
+    world = world or golden_world()
+    changes = {
+        "address": world.address,
+        "flood_group": world.flood_group,
+        "encapsulation": world.flavour.name,
+        "vni": world.flavour.vni,
+        "udp_checksum": world.flavour.checksum,
+        **changes,
+    }
     plane = Dataplane(replace(settings(namespace.name), **changes))
-    host = HostUnderTest(namespace, plane)
+    host = HostUnderTest(namespace, plane, world)
     namespace.run(plane.open)
     try:
         namespace.run(_fill, host)

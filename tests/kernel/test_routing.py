@@ -20,7 +20,7 @@ from pyxdp_gossip.dataplane_settings import NO_TEMPLATE
 from pyxdp_gossip.gossip.sealing import tunnel_cookie
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import packed16
-from pyxdp_gossip.templates import GUE_OVERHEAD, PACKED
+from pyxdp_gossip.templates import PACKED, overhead
 from tests.golden import ethernet, ip, tcp
 from tests.golden_tunnel import FLOOD_MARK, RELAY_MARK, flooded, tunnelled
 from tests.golden_world import (
@@ -225,7 +225,7 @@ def test_another_mac_of_the_peer_is_followed(beside: Ways) -> None:
 
 
 def test_the_routes_mtu_limits_what_is_sent_and_so_does_the_links(beside: Ways) -> None:
-    fits = 1300 - GUE_OVERHEAD
+    fits = 1300 - overhead("gue", 4)
     beside.pop.inside.ip(f"route add {PEER} dev {DEVICE} mtu 1300")
     beside.refresh()
     endings = [beside.stray(inner_len=length).ending for length in (fits, fits + 1)]
@@ -236,7 +236,7 @@ def test_the_routes_mtu_limits_what_is_sent_and_so_does_the_links(beside: Ways) 
     beside.pop.inside.ip(f"link set {DEVICE} mtu 1400")
     beside.refresh()
     assert beside.routing.mtu == 1400
-    lengths = (1400 - GUE_OVERHEAD, 1401 - GUE_OVERHEAD)
+    lengths = (1400 - overhead("gue", 4), 1401 - overhead("gue", 4))
     endings = [beside.stray(inner_len=length).ending for length in lengths]
     assert endings == ["stray_forwarded", "too_big"]
 

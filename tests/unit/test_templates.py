@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -19,7 +19,8 @@ from pyxdp_gossip.templates import HeaderTemplate, multicast_mac
 from tests import c_programs
 from tests.golden import encapsulated, plain_rows
 from tests.golden_world import FLOOD, OWN_ADDRESS, ROUTES, TUNNEL_PORT, VLAN_PEER
-from tests.model import Route, ipv4_checksum, parse
+from tests.model import Route, parse
+from tests.model_formats import checksum
 from tests.templates_of_routes import template
 
 PEER = 4
@@ -54,7 +55,7 @@ def test_a_mark_is_added_to_the_templates_own() -> None:
 def test_the_checksum_is_right_for_every_inner_length_and_every_tos(route: Route) -> None:
     program = c_programs.build("test_packet_parse")
     checked = c_programs.run(program, "checksum", data=template(route).pack())
-    assert int(checked) == 65535 - templates.GUE_OVERHEAD - 20 + 1 + 256
+    assert int(checked) == 65535 - templates.overhead("gue", 4) - 20 + 1 + 256
 
 
 @given(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)))
@@ -65,10 +66,10 @@ def test_the_partial_sum_gives_the_checksum_of_the_whole_header(pair: tuple[int,
         tunnel_port=1, cookie=bytes(8), mtu=1500,
     )  # fmt: skip
     header = built.header[14:34]
-    total = built.ip_sum + 1500
+    total = built.sum + 1500
     folded = (total & 0xFFFF) + (total >> 16)
     folded = (folded & 0xFFFF) + (folded >> 16)
-    assert ~folded & 0xFFFF == ipv4_checksum(header[:2] + struct.pack("!H", 1500) + header[4:])
+    assert ~folded & 0xFFFF == checksum(header[:2] + struct.pack("!H", 1500) + header[4:])
 
 
 def source_ports(frames: list[bytes]) -> list[int]:
@@ -127,8 +128,8 @@ def test_all_packets_of_a_flow_get_one_source_port() -> None:
 def test_packed_template_is_the_c_struct() -> None:
     packed = template(ROUTES[VLAN_PEER]).pack(generation=7)
     assert len(packed) == 128
-    length, l2_len, mtu, reserved, _, generation = struct.unpack_from("<HHHHII", packed, 112)
-    assert (length, l2_len, mtu, reserved, generation) == (62, 18, 1600, 0, 7)
+    length, l2_len, mtu, kind, _, generation = struct.unpack_from("<HHHHII", packed, 112)
+    assert (length, l2_len, mtu, kind, generation) == (62, 18, 1600, 0, 7)
 
 
 def test_scapy_reads_the_headers_that_were_built() -> None:
@@ -146,9 +147,10 @@ def test_with_mtu_changes_nothing_else() -> None:
     assert other.header == built.header
 
 
-def test_multicast_mac_keeps_23_bits_of_the_group() -> None:
+def test_multicast_mac_keeps_23_bits_of_the_group_or_32() -> None:
     assert multicast_mac(IPv4Address("239.192.7.2")) == bytes.fromhex("01005e400702")
     assert multicast_mac(IPv4Address("224.255.255.255")) == bytes.fromhex("01005e7fffff")
+    assert multicast_mac(IPv6Address("ff05::8:1:7:2")) == bytes.fromhex("333300070002")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,10 @@ def test_multicast_mac_keeps_23_bits_of_the_group() -> None:
         ({"tunnel_port": 65536}, "tunnel port 65536"),
         ({"vlan": 0}, "VLAN 0"),
         ({"vlan": 4095}, "VLAN 4095"),
+        ({"encapsulation": "gre"}, "no encapsulation 'gre': gue, geneve, vxlan, ipip"),
+        ({"vni": 1 << 24}, "VNI 16777216"),
+        ({"vni": -1}, "VNI -1"),
+        ({"destination": IPv6Address("::1")}, "two families"),
     ],
 )
 def test_build_says_which_argument_is_wrong(change: dict[str, Any], said: str) -> None:
@@ -220,7 +226,7 @@ def test_apply_gives_the_golden_frames(route: Route) -> None:
         row.frame for row in plain_rows() if row.ending in ("stray_forwarded", "miss_flooded")
     }
     for frame in frames:
-        if parse(frame).length + templates.GUE_OVERHEAD <= route.mtu:
+        if parse(frame).length + templates.overhead("gue", 4) <= route.mtu:
             assert template(route).apply(frame) == encapsulated(frame, route), frame.hex()
 
 
@@ -261,7 +267,7 @@ def test_the_offsets_are_scapys_fields() -> None:
 
 def test_apply_refuses_what_it_cannot_send() -> None:
     row = next(row for row in plain_rows() if row.ending == "stray_forwarded")
-    size = parse(row.frame).length + templates.GUE_OVERHEAD
+    size = parse(row.frame).length + templates.overhead("gue", 4)
     built = template(ROUTES[PEER])
     assert built.with_mtu(size).apply(row.frame)
     with pytest.raises(ValueError, match=f"{size} bytes, the path takes {size - 1}"):
