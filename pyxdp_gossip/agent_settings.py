@@ -23,7 +23,8 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         HostError: the interface is missing, or has no address.
     """
     plane, gossip = config.dataplane, config.gossip
-    address = config.host.address or netlink.first_address(config.host.interface)
+    others = gossip.group or gossip.members[0]
+    address = config.host.address or netlink.first_address(config.host.interface, others.version)
     if gossip.group and gossip.group.version != address.version:
         raise ConfigError(f"[gossip] group is {gossip.group}, expected one of {address}'s family")
     for member in gossip.members:

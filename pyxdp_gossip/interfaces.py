@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_MCAUTOJOIN, IFA_F_NODAD, ifaddrmsg
@@ -176,23 +176,27 @@ def is_there(interface_index: int) -> bool:
     return True
 
 
-def first_address(interface: str) -> IPv4Address:
-    """The interface's first IPv4 address of global scope, groups joined by `autojoin` left out.
+def first_address(interface: str, version: int = 4) -> Address:
+    """The interface's first address of global scope, groups joined by `autojoin` left out.
+
+    Args:
+        version: 4 or 6.
 
     Raises:
         HostError: no such interface, or it has no such address.
     """
     index = link(interface).index
-    question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET}, [])
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    question = encode(ifaddrmsg, RTM_GETADDR, NLM_F_DUMP, {"family": family}, [])
     with NetlinkSocket(NETLINK_ROUTE) as netlink:
         for message in netlink.dump_all(ifaddrmsg, question):
             if message["index"] != index or message["scope"] != RT_SCOPE_UNIVERSE:
                 continue
-            address = IPv4Address(message.get_attr("IFA_LOCAL"))
+            address = ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
             if not address.is_multicast:
                 return address
     raise HostError(
-        f"interface {interface!r} has no global IPv4 address: add one, or set host.address"
+        f"interface {interface!r} has no global IPv{version} address: add one, or set host.address"
     )
 
 
