@@ -13,9 +13,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import forward, gossip, gossip_figures, lookup, machine, overhead, xdp
+from bench import formats, forward, gossip, gossip_figures, lookup, machine, overhead, xdp
 
 BENCHMARKS = {
+    "formats": formats.run,
     "forward": forward.run,
     "gossip": gossip.run,
     "lookup": lookup.run,

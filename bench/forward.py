@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -96,7 +96,7 @@ class Bench:
     def running(self, forwarder: Forwarder) -> Iterator[Running]:
         """A fresh link with the forwarder at work on it."""
         with (
-            self.link.up(forwarder.sink, self.effort.sessions, self.seed),
+            self.link.up(forwarder.sink, self.effort.sessions, self.seed, forwarder.outer_len),
             forwarder.start(self.setting) as running,
         ):
             yield running
@@ -151,10 +151,12 @@ class Bench:
         return entered, running.drops() + self.link.tx_dropped()
 
 
-def measure(bench: Bench, progress: Progress) -> dict[str, Measured]:
+def measure(
+    bench: Bench, progress: Progress, forwarders: Sequence[Forwarder] = FORWARDERS
+) -> dict[str, Measured]:
     """All rounds of all forwarders that can run here, then the paced runs."""
-    results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in FORWARDERS}
-    present = [forwarder for forwarder in FORWARDERS if not results[forwarder.name].missing]
+    results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in forwarders}
+    present = [forwarder for forwarder in forwarders if not results[forwarder.name].missing]
     order = turns(present, bench.effort.rounds)
     task = progress.add_task("forward", total=len(order) + len(present))
     for forwarder in order:
@@ -164,8 +166,6 @@ def measure(bench: Bench, progress: Progress) -> dict[str, Measured]:
         progress.update(task, description=f"forward: {forwarder.name}, paced", advance=1)
         result = results[forwarder.name]
         result.paced = bench.paced(forwarder, result.median)
-    whole = results["ours-xsk"]
-    results[LOOP] = replace(whole, returned=whole.looped)
     return results
 
 
@@ -235,6 +235,8 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     with World(SENDER, HOST) as world, Progress(transient=True) as progress:
         world.ip(HOST, f"addr add {VIP}/32 dev lo")
         results = measure(Bench(world, seed, effort), progress)
+    whole = results["ours-xsk"]
+    results[LOOP] = replace(whole, returned=whole.looped)
     return [
         {**row(ours, theirs, results, effort), "bound_by": BOUND_BY} for ours, theirs in COMPARISONS
     ]

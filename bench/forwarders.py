@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from pyxdp_gossip._native import OwnershipLog
 from pyxdp_gossip.bpf_object import BpfObject
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.dataplane_settings import DataplaneSettings
+from pyxdp_gossip.encapsulation import ETH_LEN, overhead
 from pyxdp_gossip.session import Service
 from pyxdp_gossip.stats import ENDINGS
 from pyxdp_gossip.templates import HeaderTemplate
@@ -83,6 +84,7 @@ class Forwarder:
     """One forwarder: its name in the rows, what its frames must look like, how it is run.
 
     Attributes:
+        outer_len: bytes of headers that it puts in the place of the Ethernet header; 0: none.
         missing: why it cannot run here, or None.
     """
 
@@ -90,6 +92,7 @@ class Forwarder:
     sink: str
     start: Start
     missing: Callable[[], str | None] = lambda: None
+    outer_len: int = 0
 
 
 @contextmanager
@@ -155,12 +158,20 @@ def no_testpmd() -> str | None:
 # ---- ours ----
 
 
-def settings(world: World, sessions: int, extra: dict[str, Any]) -> DataplaneSettings:
+ADDRESSES: Final = {
+    4: (HOST_ADDRESS, PEER_ADDRESS),
+    6: (IPv6Address("fd08::1"), IPv6Address("fd08::2")),
+}
+
+
+def settings(
+    world: World, sessions: int, extra: dict[str, Any], version: int = 4
+) -> DataplaneSettings:
     """Our data path on the forwarder's interface; no limit on floods."""
     return DataplaneSettings(
         host=OWN_HOST,
         interface=HOST_DEVICE,
-        address=HOST_ADDRESS,
+        address=ADDRESSES[version][0],
         flood_group=IPv4Address("239.192.7.2"),
         tunnel_port=TUNNEL_PORT,
         services={Service(VIP, PORT, "tcp"): 0},
@@ -191,28 +202,31 @@ def fill(plane: Dataplane, sessions: int) -> None:
     result = log.apply(PEER, OPEN4, body, bytes(2), **moment)
     if result.applied != sessions:
         raise RuntimeError(f"{result.applied} of {sessions} sessions are in the table")
+    settings = plane.settings
     template = HeaderTemplate.build(
-        source=HOST_ADDRESS,
-        destination=PEER_ADDRESS,
+        source=settings.address,
+        destination=ADDRESSES[settings.address.version][1],
         source_mac=HOST_MAC,
         destination_mac=SENDER_MAC,
         tunnel_port=TUNNEL_PORT,
         cookie=COOKIE,
         mtu=LINK_MTU,
+        encapsulation=settings.encapsulation,
+        udp_checksum=settings.udp_checksum,
     )
     plane.set_template(PEER, template)
 
 
-def ours(extra: dict[str, Any]) -> Start:
-    """Our data path, with further settings; a listener of the service beside it, as on any
-    host: every stray's question to the kernel finds it."""
+def ours(extra: dict[str, Any], version: int = 4) -> Start:
+    """Our data path, with further settings, over IPv4 or IPv6; a listener of the service beside
+    it, as on any host: every stray's question to the kernel finds it."""
 
     @contextmanager
     def start(setting: Setting) -> Iterator[Running]:
         world = setting.world
         with contextlib.ExitStack() as stack:
             stack.enter_context(world.call(HOST, socket.create_server, (str(VIP), PORT)))
-            plane = Dataplane(settings(world, setting.sessions, extra))
+            plane = Dataplane(settings(world, setting.sessions, extra, version))
             world.call(HOST, plane.open)
             stack.callback(plane.close)
             stack.callback(world.call, HOST, plane.detach)
@@ -237,10 +251,17 @@ def _attach(plane: Dataplane, cpu: int) -> None:
     plane.attach_packets()
 
 
+def tunnelling(name: str, encapsulation: str = "gue", version: int = 4, **extra: Any) -> Forwarder:
+    """Ours, by one tunnel format."""
+    outer_len = ETH_LEN + overhead(encapsulation, version)
+    start = ours({"encapsulation": encapsulation, **extra}, version)
+    return Forwarder(name, "bench_sink_tunnel", start, outer_len=outer_len)
+
+
 FORWARDERS: Final = (
     Forwarder("xdp-macswap", "bench_sink_plain", macswap),
-    Forwarder("ours-xdp", "bench_sink_gue", ours({"plane": "xdp"})),
+    tunnelling("ours-xdp", plane="xdp"),
     Forwarder("testpmd", "bench_sink_plain", testpmd, no_testpmd),
     Forwarder("xdpsock-like", "bench_sink_plain", xdpsock_like),
-    Forwarder("ours-xsk", "bench_sink_gue", ours({"plane": "xsk"})),
+    tunnelling("ours-xsk", plane="xsk"),
 )

@@ -39,7 +39,7 @@ INTERRUPT: Final = signal.SIGURG  # ignored by default, so a late one does no ha
 INTERRUPT_AGAIN_S: Final = 0.05
 
 SENDING: Final = struct.Struct("<QQQIIIIII60s4x")  # struct sending
-EXPECTED: Final = struct.Struct("<6s2s4s4s")  # struct expected
+EXPECTED: Final = struct.Struct("<6sH4s")  # struct expected
 PER_CPU: Final = struct.Struct("<Q")
 
 
@@ -90,8 +90,12 @@ class Link:
         signal.signal(INTERRUPT, lambda *_: None)  # a signal without a handler interrupts nothing
 
     @contextmanager
-    def up(self, sink: str, sessions: int, seed: int) -> Iterator[None]:
-        """The pair exists, with the sink attached; afterwards it and its programs are gone."""
+    def up(self, sink: str, sessions: int, seed: int, outer_len: int) -> Iterator[None]:
+        """The pair exists, with the sink attached; afterwards it and its programs are gone.
+
+        Args:
+            outer_len: bytes of headers in front of what comes back.
+        """
         world = self.world
         host = world.namespace(HOST)
         pair = f"link add {SENDER_DEVICE} address {SENDER_MAC.hex(':')} mtu {LINK_MTU} type veth"
@@ -102,7 +106,7 @@ class Link:
                 world.ip(short, f"link set {device} up")
             world.ip(HOST, f"addr add {HOST_ADDRESS}/24 dev {HOST_DEVICE}")
             index = world.call(SENDER, socket.if_nametoindex, SENDER_DEVICE)
-            self._prepare(index, sessions, seed)
+            self._prepare(index, sessions, seed, outer_len)
             attach = programs.attached(self._traffic.program_fd(sink), index)
             world.call(SENDER, attach.__enter__)
             try:
@@ -112,7 +116,7 @@ class Link:
         finally:
             world.ip(SENDER, f"link del {SENDER_DEVICE}")
 
-    def _prepare(self, ifindex: int, sessions: int, seed: int) -> None:
+    def _prepare(self, ifindex: int, sessions: int, seed: int, outer_len: int) -> None:
         frame, ip_sum = make_frame()
         shift = 32 - (sessions.bit_length() - 1)
         state = seed * 2654435761 & 0xFFFFFFFF
@@ -120,9 +124,7 @@ class Link:
         self._sending[: SENDING.size] = SENDING.pack(
             0, 0, 0, ifindex, state, shift, first, ip_sum, 0, frame
         )
-        want = EXPECTED.pack(
-            SENDER_MAC, struct.pack("!H", TUNNEL_PORT), PEER_ADDRESS.packed, VIP.packed
-        )
+        want = EXPECTED.pack(SENDER_MAC, outer_len, VIP.packed)
         self._traffic.maps["expected"].update(bytes(4), want)
         empty = bytes(PER_CPU.size * possible_cpus())
         for which in (0, 1):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench import forward, gossip, gossip_figures, lookup, machine, overhead
+from bench import formats, forward, gossip, gossip_figures, lookup, machine, overhead
 from bench.world import NETNS_ROOT, PIN_ROOT, RUN_ROOT, names_in
 from pyxdp_gossip import kernel_mounts
 
@@ -82,6 +82,15 @@ def test_forwarders_give_back_what_was_sent_and_ours_loses_nothing() -> None:
             assert row["lost_inside"] == 0
     assert rows[0]["ratio"] is not None, "the XDP plane can always be measured"
     assert leftovers(os.getpid()) == []
+
+
+def test_each_tunnel_format_gives_back_what_was_sent() -> None:
+    rows = formats.run(3, forward.QUICK)
+    assert len(rows) == 2 * 5
+    for row in rows:
+        assert_compared(row)
+        assert row["ratio"] is not None
+        assert row["lost_inside"] == 0
 
 
 def test_the_overhead_is_measured_with_an_agent_that_knows_the_sessions() -> None:

@@ -23,13 +23,11 @@ from bench.link import (
     HOST_DEVICE,
     HOST_MAC,
     LINK_MTU,
-    PEER_ADDRESS,
     PORT,
     SENDER,
     SENDER_DEVICE,
     SENDER_MAC,
     SENDING,
-    TUNNEL_PORT,
     VIP,
     make_frame,
 )
@@ -37,6 +35,7 @@ from bench.world import World, enter
 from pyxdp_gossip._native import QUEUE_BYTES
 from pyxdp_gossip.bpf_object import BpfObject, possible_cpus
 from pyxdp_gossip.dataplane import Dataplane
+from pyxdp_gossip.encapsulation import ETH_LEN, overhead
 from pyxdp_gossip.stats import ENDINGS, NAMES, Statistics
 from tests.box.traffic import wait_for
 
@@ -156,12 +155,10 @@ def test_a_flooded_forwarder_loses_nothing_that_no_counter_names() -> None:
         world.call(HOST, plane.attach_packets)
         senders = [Sender(world, cpu) for cpu in sorted(os.sched_getaffinity(0))[:QUEUES]]
         sink = senders[0].traffic
-        want = EXPECTED.pack(
-            SENDER_MAC, TUNNEL_PORT.to_bytes(2, "big"), PEER_ADDRESS.packed, VIP.packed
-        )
+        want = EXPECTED.pack(SENDER_MAC, ETH_LEN + overhead("gue", 4), VIP.packed)
         sink.maps["expected"].update(bytes(4), want)
         index = world.call(SENDER, socket.if_nametoindex, SENDER_DEVICE)
-        attached = programs.attached(sink.program_fd("bench_sink_gue"), index)
+        attached = programs.attached(sink.program_fd("bench_sink_tunnel"), index)
         world.call(SENDER, attached.__enter__)
         stack.callback(attached.__exit__, None, None, None)
         check_overload(world, plane, senders, listener)
