@@ -36,7 +36,7 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "service": ("vip", "port", "protocol"),
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
-        *("flood_rate_pps", "flood_new_rate_pps"),
+        *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps"),
     ),
     "table": ("sessions_v4", "sessions_v6"),
     "metrics": ("listen",),
@@ -84,7 +84,8 @@ class DataplaneConfig:
     `mode`: "zero-copy", "copy", "native" (the better of the two), "skb" (generic XDP), or "auto":
     native, and skb where the driver has no XDP.
     `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
-    The two rates are floods a second, for sessions seen before and for never-seen ones.
+    The two flood rates are floods a second, for sessions seen before and for never-seen ones;
+    `too_big_rate_pps`: ICMP errors a second to clients whose packets are too big for their path.
     """
 
     plane: str
@@ -94,6 +95,7 @@ class DataplaneConfig:
     pins: Path
     flood_rate_pps: int
     flood_new_rate_pps: int
+    too_big_rate_pps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +420,7 @@ def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
         pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
         flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
         flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
+        too_big_rate_pps=table.integer("too_big_rate_pps", 1, 10_000_000, 1000),
     )
 
 

@@ -290,7 +290,7 @@ class Dataplane:
             services=self._services,
             flood=self._flood,
             address=settings.address.packed,
-            tunnel_port=settings.tunnel_port,
+            tunnel_port=settings.tunnel_port, too_big_rate_pps=settings.too_big_rate_pps,
             queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
             fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
             umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,

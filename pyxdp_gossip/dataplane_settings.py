@@ -34,7 +34,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ4s4s2sHH6sHHH511H")  # struct xg_config
+CONFIG: Final = struct.Struct("<QQ4QQ4s4s2sHH6sHHH511HHH4x")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 
@@ -69,6 +69,8 @@ class DataplaneSettings:
         cgroup: a cgroup v2 that holds the proxy.
         flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
             before and for others; 0: no limit.
+        too_big_rate_pps: ICMP errors a second, about what is too big for its path, by the XDP
+            program and by each loop; 0: no limit.
         flood_burst_s: how many seconds of its rate a budget may spend at once.
     """
 
@@ -87,6 +89,7 @@ class DataplaneSettings:
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
     plane: str = "xdp"
+    too_big_rate_pps: int = 0
 
     @property
     def by_slot(self) -> dict[int, Service]:
@@ -119,13 +122,12 @@ def pack_config(
     """
     relays = copies[:RELAYS] if settings.flood_group is None else ()
     group = settings.flood_group or IPv4Address(0)
-    rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
-    new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+    rates = (settings.flood_new_rate_pps, settings.flood_rate_pps, settings.too_big_rate_pps, 0)
+    intervals_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
     return CONFIG.pack(
         0,
         netns_cookie,
-        new_ns,
-        seen_ns,
+        *intervals_ns,
         int(settings.flood_burst_s * 1e9),
         settings.address.packed,
         group.packed,
@@ -138,10 +140,12 @@ def pack_config(
         len(relays),
         *relays,
         *[NO_TEMPLATE] * (RELAYS - len(relays)),
+        0,
+        0,
     )
 
 
 def flood_template_of(config: memoryview) -> int:
     """The flood template that a `struct xg_config` names, or NO_TEMPLATE."""
-    place: int = CONFIG.unpack_from(config)[9]
+    place: int = CONFIG.unpack_from(config)[11]
     return place

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
+from tests.model_too_big import answered
+
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TCP, UDP = 6, 17
 EXTENSIONS: Final = {0: "hop-by-hop", 43: "routing", 44: "fragment", 60: "destination"}
@@ -250,9 +252,10 @@ def encapsulate(world: World, route: Route, frame: bytes, packet: Packet, mark: 
 def wrap(
     world: World, route: Route, frame: bytes, packet: Packet, mark: int, ending: str
 ) -> tuple[str, bytes]:
-    """`encapsulate`, unless the result is too big for the path."""
+    """`encapsulate`, unless the result is too big for the path: its sender is told, if it may."""
     if packet.length + OVERHEAD > route.mtu:
-        return "too_big", frame
+        answer = answered(frame, packet, route.mtu - OVERHEAD)
+        return ("too_big", frame) if answer is None else ("too_big_answered", answer)
     return ending, encapsulate(world, route, frame, packet, mark)
 
 
