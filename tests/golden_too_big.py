@@ -133,10 +133,10 @@ def silent_rows() -> Iterator[Golden]:
             yield row(f"IPv{family}, a frame to {name}", frame, "too_big")
     for source in ("0.0.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255"):
         frame = ethernet() / IP(src=source, dst=str(VIPS[4]), flags="DF") / big
-        yield row(f"from {source}", frame, "too_big")
+        yield row(f"a flood from {source}", frame, "too_big")
     for source in ("::", "::1", "ff02::1"):
         frame = ethernet() / IPv6(src=source, dst=str(VIPS[6])) / big
-        yield row(f"from {source}", frame, "too_big")
+        yield row(f"a flood from {source}", frame, "too_big")
     frame = ethernet() / ip(6) / _destination_options(88) / big
     yield row("IPv6, the ports lie behind the quote", frame, "too_big")
 
