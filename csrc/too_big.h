@@ -15,7 +15,7 @@
 /* Bytes of the packet that are quoted: a constant for the verifier's sake. It holds the longest
  * IPv4 and TCP headers; of IPv6 also 80 bytes of extension headers. */
 #define XG_QUOTE 128
-#define XG_QUOTED_PORTS 8	/* of TCP or UDP: ports and sequence number, or no client believes it */
+#define XG_QUOTED_PORTS 8	/* of TCP or UDP: no client believes it without */
 #define XG_ICMP_LEN 8
 #define XG_PROTO_ICMP 1
 #define XG_PROTO_ICMPV6 58

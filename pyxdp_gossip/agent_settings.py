@@ -51,4 +51,5 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         flood_new_rate_pps=plane.flood_new_rate_pps,
         plane=plane.plane,
         too_big_rate_pps=plane.too_big_rate_pps,
+        mss=plane.mss,
     )

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.errors import ConfigError
@@ -22,6 +22,7 @@ SERVICES_MAX = 4096  # slots of one host; the dictionary is told to every peer e
 PEERS_MAX = 1024  # [[peer]] is for replays and tests
 SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
+MSS_MIN, MSS_MAX = 536, 32767  # RFC 9293: what all must take; the kernel's MAX_TCP_WINDOW
 DEFAULT_TUNNEL_PORT = 6080  # GUE: draft-ietf-intarea-gue section 8.1 (IANA)
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
 NOT_ITSELF = "other hosts' addresses, not this host's own"
@@ -36,7 +37,7 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "service": ("vip", "port", "protocol"),
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
-        *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps"),
+        *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps", "mss"),
     ),
     "table": ("sessions_v4", "sessions_v6"),
     "metrics": ("listen",),
@@ -86,6 +87,8 @@ class DataplaneConfig:
     `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
     The two flood rates are floods a second, for sessions seen before and for never-seen ones;
     `too_big_rate_pps`: ICMP errors a second to clients whose packets are too big for their path.
+    `mss`: the largest segment that the services announce; "auto": what fits the interface's MTU
+    with the outer headers; None: they announce what the kernel says.
     """
 
     plane: str
@@ -96,6 +99,7 @@ class DataplaneConfig:
     flood_rate_pps: int
     flood_new_rate_pps: int
     too_big_rate_pps: int
+    mss: int | Literal["auto"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,6 +425,7 @@ def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
         flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
         flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
         too_big_rate_pps=table.integer("too_big_rate_pps", 1, 10_000_000, 1000),
+        mss=table.integer_or_auto("mss", MSS_MIN, MSS_MAX),
     )
 
 

@@ -37,6 +37,7 @@ from pyxdp_gossip.dataplane_settings import (
     pack_config,
 )
 from pyxdp_gossip.forwarder import Forwarder, pack_services
+from pyxdp_gossip.mss_clamp import clamp_listeners
 from pyxdp_gossip.pins import (
     AdoptedHost,
     MapPins,
@@ -195,7 +196,7 @@ class Dataplane:
     def _write_config(self, flood_template: int, mac: bytes) -> None:
         copies = self._slots.of_hosts(self._far)
         netns = netlink.netns_cookie()
-        packed = pack_config(self.settings, netns, flood_template, mac, copies)
+        packed = pack_config(self.settings, netns, flood_template, mac, copies, self._link.mtu)
         self._config[8 : len(packed)] = packed[8:]
         self._mac = mac
         self._flood.set(None if flood_template == NO_TEMPLATE else flood_template, copies)
@@ -232,6 +233,7 @@ class Dataplane:
         fd = self._objects[1].program_fd("xg_sessions")
         old = PinnedLink.find(pin)
         self._attached.sockops = bpf_object.attach_sockops(pin, fd, self.settings.cgroup)
+        clamp_listeners(self._objects[1], self.settings.mss)
         if old:  # only now: the new one may be on another cgroup, and no socket is missed
             old.detach()
 
@@ -283,10 +285,8 @@ class Dataplane:
         settings, rings = self.settings, socket.addresses
         return XskLoop(
             host=settings.host,
-            table4=self.table4,
-            table6=self.table6,
-            owners=self.owners,
-            templates=self._templates,
+            table4=self.table4, table6=self.table6,
+            owners=self.owners, templates=self._templates,
             services=self._services,
             flood=self._flood,
             address=settings.address.packed,

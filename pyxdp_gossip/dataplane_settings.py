@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pyxdp_gossip.session import KernelView, Service
+from pyxdp_gossip.templates import GUE_OVERHEAD
 
 NO_TEMPLATE: Final = 0xFFFF
 RELAYS: Final = 511  # XG_RELAYS
@@ -20,6 +21,9 @@ FILL: Final = 0.8  # what the table reaches without a refusal
 RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
 FILTER_NAME: Final = "pyxdp_gossip"
+IPV4_TCP_HEADERS: Final = 20 + 20
+IPV6_TCP_HEADERS: Final = 40 + 20
+MSS_MIN, MSS_MAX = 88, 32767  # TCP_MIN_MSS and MAX_TCP_WINDOW: what the kernel takes
 VIEWS: Final = {  # of xg_question's action
     "pass": KernelView.FULL,
     "tx": KernelView.HALF,
@@ -71,6 +75,8 @@ class DataplaneSettings:
             before and for others; 0: no limit.
         too_big_rate_pps: ICMP errors a second, about what is too big for its path, by the XDP
             program and by each loop; 0: no limit.
+        mss: the largest segment that the services' SYN-ACKs announce; "auto": what fits the
+            interface's MTU with the outer headers; None: whatever the kernel says.
         flood_burst_s: how many seconds of its rate a budget may spend at once.
     """
 
@@ -90,6 +96,7 @@ class DataplaneSettings:
     flood_burst_s: float = 0.05
     plane: str = "xdp"
     too_big_rate_pps: int = 0
+    mss: int | Literal["auto"] | None = None
 
     @property
     def by_slot(self) -> dict[int, Service]:
@@ -104,12 +111,21 @@ def buckets_for(sessions: int) -> int:
     return 1 << (needed - 1).bit_length()
 
 
+def announced_mss(mss: int | Literal["auto"] | None, mtu: int) -> tuple[int, int]:
+    """What SYN-ACKs may announce over IPv4 and over IPv6 (RFC 9293 3.7.1); 0: anything."""
+    if mss != "auto":
+        return mss or 0, mss or 0
+    room = min(max(mtu - GUE_OVERHEAD - IPV6_TCP_HEADERS, MSS_MIN), MSS_MAX)
+    return min(room + IPV6_TCP_HEADERS - IPV4_TCP_HEADERS, MSS_MAX), room
+
+
 def pack_config(
     settings: DataplaneSettings,
     netns_cookie: int,
     flood_template: int,
     mac: bytes,
     copies: Sequence[int],
+    mtu: int,
 ) -> bytes:
     """`struct xg_config`, its heartbeat 0.
 
@@ -119,6 +135,7 @@ def pack_config(
         mac: (6,) bytes, this host's.
         copies: places of the templates to the hosts that the flood group does not reach. Where
             there is no group, these may be asked to flood.
+        mtu: of the interface.
     """
     relays = copies[:RELAYS] if settings.flood_group is None else ()
     group = settings.flood_group or IPv4Address(0)
@@ -140,8 +157,7 @@ def pack_config(
         len(relays),
         *relays,
         *[NO_TEMPLATE] * (RELAYS - len(relays)),
-        0,
-        0,
+        *announced_mss(settings.mss, mtu),
     )
 
 

@@ -41,7 +41,8 @@ ALLOWED = {
     "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink", "umem", "xsk_types"},
     "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
-    "dataplane_settings": {"session"},
+    "dataplane_settings": {"session", "templates"},
+    "mss_clamp": {"_libxdp", "bpf_object"},
     "agent_settings": {"config", "dataplane_settings", "errors", "netlink", "session"},
     "template_slots": {"errors", "templates"},
     "pins": {
@@ -49,7 +50,7 @@ ALLOWED = {
         "template_slots",
     },
     "dataplane": {
-        "_native", "bpf_object", "dataplane_settings", "forwarder", "netlink", "pins",
+        "_native", "bpf_object", "dataplane_settings", "forwarder", "mss_clamp", "netlink", "pins",
         "service_array", "session", "stats", "template_slots", "templates", "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
