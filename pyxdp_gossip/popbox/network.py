@@ -86,8 +86,7 @@ def router_script(
     bridge = names.BRIDGE
     lines = [
         "link set lo up",
-        f"link add name {bridge} mtu {mtu} address {names.ROUTER_MAC} "
-        "type bridge mcast_snooping 0",
+        f"link add name {bridge} mtu {mtu} address {names.ROUTER_MAC} type bridge mcast_snooping 0",
         f"link set {bridge} up",
         f"addr add {names.ROUTER4}/24 dev {bridge}",
         f"addr add {names.ROUTER6}/64 dev {bridge} nodad",

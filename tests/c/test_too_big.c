@@ -60,12 +60,14 @@ static void assert_told(const struct xg_frame *frame, const struct shape *s, con
 	if (s->family == 4) {
 		assert(icmp[0] == 3 && icmp[1] == 4 && ipv4_sum(ip) == 0xffff);
 		assert(sum_of(icmp, XG_ICMP_LEN + XG_QUOTE, 0) == 0xffff);
-		assert(memcmp(ip + 12, client + 16, 4) == 0 && memcmp(ip + 16, client + 12, 4) == 0);
+		assert(memcmp(ip + 12, client + 16, 4) == 0);
+		assert(memcmp(ip + 16, client + 12, 4) == 0);
 	} else {
 		assert(icmp[0] == 2 && icmp[1] == 0 && read_be16(ip + 4) == XG_ICMP_LEN + XG_QUOTE);
 		assert(sum_of(ip + 8, 32 + XG_ICMP_LEN + XG_QUOTE,
 			      XG_ICMP_LEN + XG_QUOTE + XG_PROTO_ICMPV6) == 0xffff);
-		assert(memcmp(ip + 8, client + 24, 16) == 0 && memcmp(ip + 24, client + 8, 16) == 0);
+		assert(memcmp(ip + 8, client + 24, 16) == 0);
+		assert(memcmp(ip + 24, client + 8, 16) == 0);
 	}
 }
 

@@ -122,7 +122,8 @@ static void transmit(struct kernel *k, uint32_t count)
 		assert(desc.addr / CHUNK == (desc.addr + desc.len - 1) / CHUNK);
 		assert(desc.addr >= (uint64_t)FIRST * CHUNK);
 		/* outer headers lie in front, or it is an answer over IPv6 */
-		assert(frame[12] == 0x08 || frame[12] == 0x81 || (frame[12] == 0x86 && frame[20] == 58));
+		assert(frame[12] == 0x08 || frame[12] == 0x81 ||
+		       (frame[12] == 0x86 && frame[20] == 58));
 		((uint64_t *)k->completion.descs)[k->completion.producer++ % RING] = desc.addr;
 		k->sent++;
 	}

@@ -107,9 +107,8 @@ def test_a_syn_ack_announces_what_is_configured(
 def test_other_ports_are_left_alone(pair: Pair, family: int, bound: str) -> None:
     address = str(VIPS[family]) if bound == "the VIP" else ""
     of_kernel = LINK_MTU - HEADERS[family]
-    with unlimited_listener(pair, address, family, OTHER_PORT):
-        with limited(pair, 1200):
-            assert announced(pair, family, OTHER_PORT) == of_kernel
+    with unlimited_listener(pair, address, family, OTHER_PORT), limited(pair, 1200):
+        assert announced(pair, family, OTHER_PORT) == of_kernel
     with limited(pair, 1200), pair[0].run(listening, address, family, OTHER_PORT):
         assert announced(pair, family, OTHER_PORT) == of_kernel
 

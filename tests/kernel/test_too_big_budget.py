@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from typing import Final
 
-
 from tests.golden_too_big import too_big_rows
 from tests.golden_world import golden_world
 from tests.kernel import dataplane_fixture

@@ -64,7 +64,8 @@ def parsed_by_model(frame: bytes) -> str | Packet:
 
 def golden_frames() -> list[bytes]:
     """The frames of all golden rows, each once."""
-    return list(dict.fromkeys(golden.frame for golden in plain_rows() + too_big_rows() + tunnel_rows()))
+    rows = plain_rows() + too_big_rows() + tunnel_rows()
+    return list(dict.fromkeys(golden.frame for golden in rows))
 
 
 def assert_same(frames: Sequence[bytes], compiler: str = "gcc") -> None:
