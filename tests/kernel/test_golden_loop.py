@@ -157,6 +157,23 @@ def test_without_a_group_each_host_gets_a_copy_of_what_is_flooded() -> None:
         assert link.host.plane.statistics().flood_copies == len(rows)
 
 
+def test_the_loop_keeps_to_the_limit_of_what_it_tells() -> None:
+    frames = [row.frame for row in too_big_rows() if is_told(row) and is_big_stray(row)]
+    with linked("copy", too_big_rate_pps=1) as link:
+        link.host.set_flood()
+        link.host.set_agent(True)
+        for frame in frames:
+            link.far.send(frame)
+
+        def all_ended() -> bool:
+            counted = link.host.plane.statistics()
+            return counted.too_big + counted.too_big_answered == len(frames)
+
+        wait_for("all frames to end", all_ended)
+        counted = link.host.plane.statistics()
+        assert 0 < counted.too_big_answered < counted.handed_over
+
+
 def test_a_frame_that_vanishes_on_its_way_to_the_loop_stops_nothing(link: Link) -> None:
     link.host.set_agent(True)
     stray = next(row for row in ROWS if row.ending == "stray_forwarded")
