@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "decide.h"
+#include "too_big.h"
 
 #define KEY_WORDS_V4 1
 #define KEY_WORDS_V6 3
@@ -89,7 +90,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	const struct xg_service *service;
 
 	burst->kind[i] = ENDED;
-	frame->outer_len = frame->copy_from = frame->copy_to = 0;
+	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = 0;
 	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
 	    is_tunnel(forwarder, packet)) {
 		burst->kind[i] = OF_TUNNEL;
@@ -117,6 +118,12 @@ static void look_up(const struct xg_session_table *table, struct lookup *lookup,
 		metas[lookup->frame_of[i]] = lookup->metas[i];
 }
 
+static void note_inner_mtu(struct xg_frame *frame, uint32_t mtu)
+{
+	if (frame->inner_mtu == 0 || mtu < frame->inner_mtu)
+		frame->inner_mtu = (uint16_t)mtu;
+}
+
 static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
 			    uint32_t ending)
@@ -126,8 +133,10 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 
 	if (!tmpl)
 		return XG_COUNT_miss_no_flood;
-	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
+	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu) {
+		note_inner_mtu(frame, xg_inner_mtu(tmpl));
 		return XG_COUNT_too_big;
+	}
 	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
 	    xg_inner_sum(frame->data + packet->l3_offset, frame->data + frame->len, packet,
 			 &inner_sum))
@@ -197,6 +206,23 @@ static uint32_t flood_miss(const struct xg_forwarder *forwarder, struct xg_frame
 	return flood(forwarder, frame, packet, XG_MARK_FLOOD, XG_COUNT_miss_flooded);
 }
 
+/* The frame is too big for each path that it might take: its sender is told, if it may be. */
+static uint32_t answer_too_big(struct xg_forwarder *forwarder, struct xg_frame *frame,
+			       const struct xg_packet *packet)
+{
+	const uint8_t *end = frame->data + frame->len;
+	uint32_t mtu = xg_too_big_mtu(frame->data, end, packet, frame->inner_mtu);
+	uint32_t len;
+
+	if (!mtu || !xg_answer_allowed(&forwarder->answers))
+		return XG_COUNT_too_big;
+	len = xg_too_big_write(frame->data, end, packet, mtu);
+	if (!len)
+		return XG_COUNT_too_big;
+	frame->len = len;
+	return XG_COUNT_too_big_answered;
+}
+
 static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    const struct xg_packet *packet, __u64 meta)
 {
@@ -254,6 +280,9 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		else if (burst.kind[i] == OF_TUNNEL)
 			frames[i].ending = flood_misdirected(forwarder, &frames[i],
 							     &burst.packets[i]);
+		if (frames[i].ending == XG_COUNT_too_big && burst.kind[i] == OF_SERVICE)
+			frames[i].ending = answer_too_big(forwarder, &frames[i],
+							  &burst.packets[i]);
 		if (forwarder->cannot_pass)
 			frames[i].ending = without_stack(frames[i].ending);
 		forwarder->counters[frames[i].ending]++;

@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "answer_budget.h"
 #include "header_template.h"
 #include "services.h"
 #include "session_table.h"
@@ -33,6 +34,7 @@ struct xg_frame {
 	uint16_t copy_to;	/* the place after the last one */
 	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
 	uint8_t mark;		/* XG_MARK_* that were set */
+	uint16_t inner_mtu;	/* too big: what would have fit the path, the least of several */
 };
 
 /* How misses reach all hosts: one packet to the group, and one to each host beyond it. Written
@@ -58,6 +60,7 @@ struct xg_forwarder {
 	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
+	struct xg_answer_budget answers;	/* ICMP errors about what is too big */
 };
 
 /* Decides and, where it must be sent, encapsulates each of `count` frames (at most XG_BURST).

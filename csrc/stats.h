@@ -32,7 +32,8 @@
 	X(miss_over_budget_seen, DROP, "A miss seen before, above the floods' budget.") \
 	X(miss_no_flood, DROP, "A miss, and there is no way to flood it.") \
 	X(miss_relayed, TX, "To be flooded, without group and loop: sent to a host that will.") \
-	X(too_big, DROP, "With the outer headers the packet exceeds the MTU of the path.") \
+	X(too_big_answered, TX, "Too big for the path: its sender was told so by an ICMP error.") \
+	X(too_big, DROP, "Too big for the path, not to be answered or above the budget for it.") \
 	X(no_checksum, DROP, "No checksum inside to derive the outer UDP one over IPv6 from.") \
 	X(no_headroom, DROP, "The driver left no room for the outer headers.") \
 	X(overtaken, DROP, "Handed to the loop, but the table changed: the sender repeats it.") \

@@ -96,8 +96,15 @@ class CounterAttributes:
         """To be flooded, without group and loop: sent to a host that will. The frame is sent."""
 
     @property
+    def too_big_answered(self) -> int:
+        """Too big for the path: its sender was told so by an ICMP error. The frame is sent."""
+
+    @property
     def too_big(self) -> int:
-        """With the outer headers the packet exceeds the MTU of the path. The frame is dropped."""
+        """Too big for the path, not to be answered or above the budget for it.
+
+        The frame is dropped.
+        """
 
     @property
     def no_headroom(self) -> int:

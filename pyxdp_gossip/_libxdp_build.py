@@ -46,6 +46,7 @@ ffibuilder.cdef(
     int bpf_obj_pin(int fd, const char *path);
     int bpf_obj_get(const char *path);
     int bpf_link_detach(int link_fd);
+    int bpf_iter_create(int link_fd);
     int xg_map_shape(int fd, uint32_t shape[5]);
     int xg_link_create(int program_fd, int target, int attach_type, uint32_t flags);
     int xg_link_update(int link_fd, int program_fd);
@@ -55,7 +56,7 @@ ffibuilder.cdef(
                     uint32_t *data_out_len, uint32_t ifindex, uint32_t repeat,
                     uint32_t *action, uint32_t *duration_ns);
 
-    enum { BPF_XDP, BPF_CGROUP_SOCK_OPS, ... };
+    enum { BPF_XDP, BPF_CGROUP_SOCK_OPS, BPF_TRACE_ITER, ... };
     #define XDP_FLAGS_DRV_MODE ...
     #define XDP_FLAGS_SKB_MODE ...
 

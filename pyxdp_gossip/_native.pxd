@@ -223,6 +223,9 @@ cdef extern from "forward.h" nogil:
         u16 group
         u16 copies
         u16 to[1]
+    struct xg_answer_budget:
+        u64 interval_ns
+        u64 full_at_ns
     struct xg_forwarder:
         const xg_session_table *table4
         const xg_session_table *table6
@@ -238,6 +241,7 @@ cdef extern from "forward.h" nogil:
         u32 service_mask
         u32 cannot_pass
         u64 *counters
+        xg_answer_budget answers
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept
     int xg_forward_copy(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
 

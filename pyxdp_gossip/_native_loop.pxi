@@ -124,7 +124,7 @@ cdef class XskLoop:
     def __cinit__(self, *, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
                   const u8[::1] services not None, FloodList flood not None,
-                  bytes address not None, u16 tunnel_port, u8 encapsulation,
+                  bytes address not None, u16 tunnel_port, u8 encapsulation, u32 too_big_rate_pps,
                   u8[::1] queue not None,
                   size_t fill, size_t completion, size_t rx, size_t tx, size_t umem,
                   u64 first_frame, u32 frames, u32 frame_size, u32 driver_frames, int fd,
@@ -150,6 +150,8 @@ cdef class XskLoop:
         forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1
         forwarder.cannot_pass = 1
         forwarder.counters = NULL
+        forwarder.answers.interval_ns = 1000000000 // too_big_rate_pps if too_big_rate_pps else 0
+        forwarder.answers.full_at_ns = 0
         rings.fill, rings.completion = <xsk_ring_prod *>fill, <xsk_ring_cons *>completion
         rings.rx, rings.tx = <xsk_ring_cons *>rx, <xsk_ring_prod *>tx
         rings.umem = <u8 *>umem

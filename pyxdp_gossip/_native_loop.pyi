@@ -79,6 +79,7 @@ class XskLoop:
         address: bytes,
         tunnel_port: int,
         encapsulation: int,
+        too_big_rate_pps: int,
         queue: Buffer,
         fill: int,
         completion: int,
@@ -98,6 +99,7 @@ class XskLoop:
             templates: (n * 128,) bytes of `struct xg_template`, read at each burst.
             services: (n * 24,) bytes of `struct xg_service`.
             address: (16,) bytes, IPv6 or v4-mapped, this host's in the underlay.
+            too_big_rate_pps: ICMP errors a second, about what is too big for its path; 0: no limit.
             queue: (QUEUE_BYTES,) writable bytes, shared with the XDP program.
             fill, completion, rx, tx: addresses of libxdp's ring structs.
             umem: address of the UMEM's memory.

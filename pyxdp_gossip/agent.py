@@ -133,9 +133,9 @@ class Agent:
         added = overhead(settings.encapsulation, address.version)
         if self.routing.mtu < CLIENT_MTU + added:
             self.log.warning(
-                f"MTU of {config.host.interface} is {self.routing.mtu}: strays above "
-                f"{self.routing.mtu - added} bytes cannot be forwarded; "
-                f"set it to {CLIENT_MTU + added} or more on all hosts"
+                f"MTU of {config.host.interface} is {self.routing.mtu}: clients whose strays are "
+                f"above {self.routing.mtu - added} bytes are asked for smaller ones; "
+                f"set it to {CLIENT_MTU + added} or more on all hosts, or [dataplane] mss"
             )
         self._handle_core_events(now)  # the ways to adopted hosts: the new program needs them
         self._attach(now)

@@ -50,4 +50,6 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         encapsulation=plane.encapsulation,
         vni=plane.vni,
         udp_checksum=plane.udp_checksum,
+        too_big_rate_pps=plane.too_big_rate_pps,
+        mss=plane.mss,
     )

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.errors import ConfigError
@@ -22,6 +22,7 @@ SERVICES_MAX = 4096  # slots of one host; the dictionary is told to every peer e
 PEERS_MAX = 1024  # [[peer]] is for replays and tests
 SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
+MSS_MIN, MSS_MAX = 536, 32767  # RFC 9293: what all must take; the kernel's MAX_TCP_WINDOW
 TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
 """UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
 UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
@@ -39,7 +40,7 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "service": ("vip", "port", "protocol"),
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
-        *("flood_rate_pps", "flood_new_rate_pps"),
+        *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps", "mss"),
         *("encapsulation", "vni", "udp6_zero_checksum"),
     ),
     "table": ("sessions_v4", "sessions_v6"),
@@ -88,7 +89,10 @@ class DataplaneConfig:
     `mode`: "zero-copy", "copy", "native" (the better of the two), "skb" (generic XDP), or "auto":
     native, and skb where the driver has no XDP.
     `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
-    The two rates are floods a second, for sessions seen before and for never-seen ones.
+    The two flood rates are floods a second, for sessions seen before and for never-seen ones;
+    `too_big_rate_pps`: ICMP errors a second to clients whose packets are too big for their path.
+    `mss`: the largest segment that the services announce; "auto": what fits the interface's MTU
+    with the outer headers; None: they announce what the kernel says.
     `encapsulation`: "gue", "geneve", "vxlan" or "ipip", the same on all hosts; `vni` is of Geneve
     and VXLAN. `udp_checksum`: UDP over IPv6 carries a real checksum (RFC 8200 section 8.1).
     """
@@ -100,6 +104,8 @@ class DataplaneConfig:
     pins: Path
     flood_rate_pps: int
     flood_new_rate_pps: int
+    too_big_rate_pps: int
+    mss: int | Literal["auto"] | None
     encapsulation: str = "gue"
     vni: int = 0
     udp_checksum: bool = True
@@ -431,6 +437,8 @@ def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
         pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
         flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
         flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
+        too_big_rate_pps=table.integer("too_big_rate_pps", 1, 10_000_000, 1000),
+        mss=table.integer_or_auto("mss", MSS_MIN, MSS_MAX),
         encapsulation=encapsulation,
         vni=table.integer("vni", 0, VNI_MAX, 0),
         udp_checksum=not table.boolean("udp6_zero_checksum", False),

@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Literal
 
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.session import Address, parse_endpoint
@@ -87,6 +87,15 @@ class TableReader:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.error(key, value, f"a whole number of {low}..{high}")
+        return value
+
+    def integer_or_auto(self, key: str, low: int, high: int) -> int | Literal["auto"] | None:
+        """A number of low..high, or "auto"; None if absent."""
+        value = self._data.get(key)
+        if value is None or value == "auto":
+            return None if value is None else "auto"
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.error(key, value, f'a whole number of {low}..{high}, or "auto"')
         return value
 
     def boolean(self, key: str, default: bool) -> bool:

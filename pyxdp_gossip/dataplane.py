@@ -37,6 +37,7 @@ from pyxdp_gossip.dataplane_settings import (
 )
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.forwarder import Forwarder, pack_services
+from pyxdp_gossip.mss_clamp import clamp_listeners
 from pyxdp_gossip.pins import (
     AdoptedHost,
     MapPins,
@@ -195,7 +196,7 @@ class Dataplane:
     def _write_config(self, flood_template: int, mac: bytes) -> None:
         copies = self._slots.of_hosts(self._far)
         netns = netlink.netns_cookie()
-        packed = pack_config(self.settings, netns, flood_template, mac, copies)
+        packed = pack_config(self.settings, netns, flood_template, mac, copies, self._link.mtu)
         self._config[8 : len(packed)] = packed[8:]
         self._mac = mac
         self._flood.set(None if flood_template == NO_TEMPLATE else flood_template, copies)
@@ -232,14 +233,14 @@ class Dataplane:
         fd = self._objects[1].program_fd("xg_sessions")
         old = PinnedLink.find(pin)
         self._attached.sockops = bpf_object.attach_sockops(pin, fd, self.settings.cgroup)
+        clamp_listeners(self._objects[1], self.settings.mss)
         if old:  # only now: the new one may be on another cgroup, and no socket is missed
             old.detach()
 
     def attach_packets(self) -> str:
         """Attaches the XDP program, or puts it in a predecessor's place, and starts the loops.
 
-        Returns:
-            "native" or "skb".
+        Returns: "native" or "skb".
         """
         mode = self._attach_program()
         self._pins.put_to_use(self._maps)
@@ -283,14 +284,13 @@ class Dataplane:
         settings, rings = self.settings, socket.addresses
         return XskLoop(
             host=settings.host,
-            table4=self.table4,
-            table6=self.table6,
-            owners=self.owners,
-            templates=self._templates,
+            table4=self.table4, table6=self.table6,
+            owners=self.owners, templates=self._templates,
             services=self._services,
             flood=self._flood,
-            address=packed16(settings.address), tunnel_port=settings.tunnel_port,
+            address=packed16(settings.address),
             encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
+            tunnel_port=settings.tunnel_port, too_big_rate_pps=settings.too_big_rate_pps,
             queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
             fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
             umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pyxdp_gossip.encapsulation import ENCAPSULATIONS
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS, overhead
 from pyxdp_gossip.session import Address, KernelView, Service, packed16
 
 NO_TEMPLATE: Final = 0xFFFF
@@ -20,6 +20,9 @@ FILL: Final = 0.8  # what the table reaches without a refusal
 RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
 FILTER_NAME: Final = "pyxdp_gossip"
+IPV4_TCP_HEADERS: Final = 20 + 20
+IPV6_TCP_HEADERS: Final = 40 + 20
+MSS_MIN, MSS_MAX = 88, 32767  # TCP_MIN_MSS and MAX_TCP_WINDOW: what the kernel takes
 VIEWS: Final = {  # of xg_question's action
     "pass": KernelView.FULL,
     "tx": KernelView.HALF,
@@ -34,7 +37,7 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
-CONFIG: Final = struct.Struct("<QQQQQ16s16s2sHH6sHHHH511H")  # struct xg_config
+CONFIG: Final = struct.Struct("<QQ4QQ16s16s2sHH6sHHHH511HHH4x")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
 
@@ -69,6 +72,10 @@ class DataplaneSettings:
         cgroup: a cgroup v2 that holds the proxy.
         flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
             before and for others; 0: no limit.
+        too_big_rate_pps: ICMP errors a second, about what is too big for its path, by the XDP
+            program and by each loop; 0: no limit.
+        mss: the largest segment that the services' SYN-ACKs announce; "auto": what fits the
+            interface's MTU with the outer headers; None: whatever the kernel says.
         flood_burst_s: how many seconds of its rate a budget may spend at once.
         encapsulation: "gue", "geneve", "vxlan" or "ipip", of the whole POP.
         vni: of Geneve and VXLAN.
@@ -90,6 +97,8 @@ class DataplaneSettings:
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
     plane: str = "xdp"
+    too_big_rate_pps: int = 0
+    mss: int | Literal["auto"] | None = None
     encapsulation: str = "gue"
     vni: int = 0
     udp_checksum: bool = True
@@ -107,12 +116,25 @@ def buckets_for(sessions: int) -> int:
     return 1 << (needed - 1).bit_length()
 
 
+def announced_mss(mss: int | Literal["auto"] | None, mtu: int, added: int) -> tuple[int, int]:
+    """What SYN-ACKs may announce over IPv4 and over IPv6 (RFC 9293 3.7.1); 0: anything.
+
+    Args:
+        added: bytes of outer headers.
+    """
+    if mss != "auto":
+        return mss or 0, mss or 0
+    room = min(max(mtu - added - IPV6_TCP_HEADERS, MSS_MIN), MSS_MAX)
+    return min(room + IPV6_TCP_HEADERS - IPV4_TCP_HEADERS, MSS_MAX), room
+
+
 def pack_config(
     settings: DataplaneSettings,
     netns_cookie: int,
     flood_template: int,
     mac: bytes,
     copies: Sequence[int],
+    mtu: int,
 ) -> bytes:
     """`struct xg_config`, its heartbeat 0.
 
@@ -122,16 +144,17 @@ def pack_config(
         mac: (6,) bytes, this host's.
         copies: places of the templates to the hosts that the flood group does not reach. Where
             there is no group, these may be asked to flood.
+        mtu: of the interface.
     """
     relays = copies[:RELAYS] if settings.flood_group is None else ()
     group = packed16(settings.flood_group) if settings.flood_group else bytes(16)
-    rates = (settings.flood_new_rate_pps, settings.flood_rate_pps)
-    new_ns, seen_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+    rates = (settings.flood_new_rate_pps, settings.flood_rate_pps, settings.too_big_rate_pps, 0)
+    intervals_ns = (1_000_000_000 // rate if rate else 0 for rate in rates)
+    added = overhead(settings.encapsulation, settings.address.version)
     return CONFIG.pack(
         0,
         netns_cookie,
-        new_ns,
-        seen_ns,
+        *intervals_ns,
         int(settings.flood_burst_s * 1e9),
         packed16(settings.address),
         group,
@@ -145,10 +168,11 @@ def pack_config(
         len(relays),
         *relays,
         *[NO_TEMPLATE] * (RELAYS - len(relays)),
+        *announced_mss(settings.mss, mtu, added),
     )
 
 
 def flood_template_of(config: memoryview) -> int:
     """The flood template that a `struct xg_config` names, or NO_TEMPLATE."""
-    place: int = CONFIG.unpack_from(config)[9]
+    place: int = CONFIG.unpack_from(config)[11]
     return place

@@ -115,7 +115,7 @@ WORDINGS: Final[Mapping[str, Wording]] = {
     "too_big": Wording(
         SIZE,
         "{value} bytes, the path takes {bound}.",
-        "It is dropped and counted, since it would vanish on the way.",
+        "It would vanish on the way: its sender is told, if it may be; else it is only counted.",
     ),
     "no_headroom": Wording(
         SIZE, "There is no room in front of the frame.", "The driver's doing; counted."

@@ -22,6 +22,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
 from tests.golden import Golden, colons, ethernet, ip, tcp, udp
+from tests.golden_too_big import df, told
 from tests.golden_world import (
     CLIENTS,
     FLOOD,
@@ -225,8 +226,9 @@ def sent_rows(flavour: Flavour) -> Iterator[Golden]:
         frame = bytes(ethernet() / ip(family) / tcp(State.OTHER) / Raw(bytes(room)))
         yield row(f"IPv{family}, just fits", frame, "stray_forwarded",
                   encapsulated(flavour, frame, ROUTES[PEER]))  # fmt: skip
-        frame = bytes(ethernet() / ip(family) / tcp(State.OTHER) / Raw(bytes(room + 1)))
-        yield row(f"IPv{family}, a byte too big", frame, "too_big")
+        frame = bytes(ethernet() / df(family) / tcp(State.OTHER) / Raw(bytes(room + 1)))
+        answer = told(family, frame, MTU - flavour.overhead)
+        yield row(f"IPv{family}, a byte too big", frame, "too_big_answered", answer)
 
 
 def _stripped(inner: Any, tags: tuple[Any, ...] = ()) -> bytes:

@@ -45,10 +45,16 @@ VLAN_PEER = 5
 PEER_WITHOUT_TEMPLATE = 6
 DEAD_PEER = 7
 SMALL_MTU_PEER = 8
-ACTIVE = (PEER, VLAN_PEER, PEER_WITHOUT_TEMPLATE, SMALL_MTU_PEER)
+SCANT_MTU_PEER = 9
+TINY_MTU_PEER = 10
+ACTIVE = (
+    PEER, VLAN_PEER, PEER_WITHOUT_TEMPLATE, SMALL_MTU_PEER, SCANT_MTU_PEER, TINY_MTU_PEER
+)  # fmt: skip
 
 MTU = 1600
 SMALL_MTU = 1500
+SCANT_MTU = 1300  # the least packet that IPv6 promises does not fit
+TINY_MTU = 150
 VLAN = 7
 
 
@@ -75,6 +81,8 @@ class State(IntEnum):
     UNOWNED_MARK = 7
     DEAD = 8
     SMALL_PATH = 9
+    SCANT_PATH = 10
+    TINY_PATH = 11
 
     @property
     def client_port(self) -> int:
@@ -91,12 +99,16 @@ ENTRIES: Final = {
     State.UNOWNED_MARK: Entry(UNOWNED),
     State.DEAD: Entry(DEAD_PEER),
     State.SMALL_PATH: Entry(SMALL_MTU_PEER),
+    State.SCANT_PATH: Entry(SCANT_MTU_PEER),
+    State.TINY_PATH: Entry(TINY_MTU_PEER),
 }
 
 ROUTES: Final = {
     PEER: Route(underlay(PEER), mac(PEER), b"to-peer4", MTU),
     VLAN_PEER: Route(underlay(VLAN_PEER), mac(VLAN_PEER), b"to-peer5", MTU, vlan=VLAN),
     SMALL_MTU_PEER: Route(underlay(SMALL_MTU_PEER), mac(SMALL_MTU_PEER), b"to-peer8", SMALL_MTU),
+    SCANT_MTU_PEER: Route(underlay(SCANT_MTU_PEER), mac(SCANT_MTU_PEER), b"to-peer9", SCANT_MTU),
+    TINY_MTU_PEER: Route(underlay(TINY_MTU_PEER), mac(TINY_MTU_PEER), b"to-pe-10", TINY_MTU),
 }
 FLOOD: Final = Route(FLOOD_GROUP, bytes.fromhex("01005e400702"), b"to-group", MTU, mark=0x80)
 

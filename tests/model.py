@@ -24,6 +24,7 @@ from tests.model_formats import (
     read_shim,
     with_checksum,
 )
+from tests.model_too_big import answered
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TCP, UDP = 6, 17
@@ -262,9 +263,10 @@ def encapsulate(world: World, route: Route, frame: bytes, packet: Packet, mark: 
 def wrap(
     world: World, route: Route, frame: bytes, packet: Packet, mark: int, ending: str
 ) -> tuple[str, bytes]:
-    """`encapsulate`, unless the result is too big for the path."""
+    """`encapsulate`, unless the result is too big for the path: its sender is told, if it may."""
     if packet.length + world.flavour.overhead > route.mtu:
-        return "too_big", frame
+        answer = answered(frame, packet, route.mtu - world.flavour.overhead)
+        return ("too_big", frame) if answer is None else ("too_big_answered", answer)
     inner = frame[packet.l3 : packet.l3 + packet.length]
     if world.flavour.checksum and not has_checksum(inner, packet):
         return "no_checksum", frame

@@ -43,6 +43,7 @@ ALLOWED = {
     "xsk_types": set(),
     "xsk_plane": {"bpf_object", "errors", "xsk"},
     "dataplane_settings": {"encapsulation", "session"},
+    "mss_clamp": {"_libxdp", "bpf_object"},
     "agent_settings": {"config", "dataplane_settings", "errors", "netlink", "session"},
     "template_slots": {"encapsulation", "errors", "templates"},
     "pins": {
@@ -50,9 +51,9 @@ ALLOWED = {
         "session", "template_slots",
     },
     "dataplane": {
-        "_native", "bpf_object", "dataplane_settings", "encapsulation", "forwarder", "netlink",
-        "pins", "service_array", "session", "stats", "template_slots", "templates", "xsk",
-        "xsk_plane",
+        "_native", "bpf_object", "dataplane_settings", "encapsulation", "forwarder", "mss_clamp",
+        "netlink", "pins", "service_array", "session", "stats", "template_slots", "templates",
+        "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
     "live_changes": {

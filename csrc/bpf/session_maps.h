@@ -350,12 +350,12 @@ static __always_inline int within_budget(const struct xg_config *cfg, __u32 budg
 
 	if (!full_at)
 		return 0;
-	if (cfg->budget_interval_ns[budget & 1] == 0)
+	if (cfg->budget_interval_ns[XG_MASKED(budget, XG_BUDGETS - 1)] == 0)
 		return 1;
 	start = *full_at > now ? *full_at : now;
 	if (start - now > cfg->budget_burst_ns)
 		return 0;
-	*full_at = start + cfg->budget_interval_ns[budget & 1];
+	*full_at = start + cfg->budget_interval_ns[XG_MASKED(budget, XG_BUDGETS - 1)];
 	return 1;
 }
 

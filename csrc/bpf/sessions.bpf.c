@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * The sockops program: tells the agent which sockets of the services open and close here.
+ * The sockops program: tells the agent which sockets of the services open and close here, and
+ * limits the segments that their listeners announce.
  *
  * Sees sockets of its cgroup; those of other network namespaces are left alone. Sockets that
  * were accepted before it was attached give no CLOSE (the flag is per socket).
@@ -10,10 +11,7 @@
 #include <bpf/bpf_endian.h>
 
 #include "maps.h"
-
-#define AF_INET_ 2
-#define AF_INET6_ 10
-#define PROTO_TCP 6
+#include "mss_clamp.h"
 
 /* A load that the compiler must not merge with that of another branch: the verifier refuses
  * one through a computed context pointer. */
@@ -24,18 +22,11 @@
 		value_;                           \
 	})
 
-static __always_inline int is_v4_mapped(const __u32 address_be[4])
+/* The socket's local address, v4-mapped if it is IPv4. False: it is neither. */
+static __always_inline int local_address(struct bpf_sock_ops *skops, __u32 vip_be[4])
 {
-	return !address_be[0] && !address_be[1] && address_be[2] == bpf_htonl(0xffff);
-}
-
-/* The service that the socket's local end belongs to, or NULL. */
-static __always_inline struct xg_service *service_of(struct bpf_sock_ops *skops)
-{
-	__u16 port_be = bpf_htons((__u16)skops->local_port);
-	__u32 vip_be[4] = {};
-
 	if (skops->family == AF_INET_) {
+		vip_be[0] = vip_be[1] = 0;
 		vip_be[2] = bpf_htonl(0xffff);
 		vip_be[3] = FIELD(local_ip4);
 	} else if (skops->family == AF_INET6_) {
@@ -44,9 +35,9 @@ static __always_inline struct xg_service *service_of(struct bpf_sock_ops *skops)
 		vip_be[2] = FIELD(local_ip6[2]);
 		vip_be[3] = FIELD(local_ip6[3]);
 	} else {
-		return NULL;
+		return 0;
 	}
-	return service_at(vip_be, port_be, PROTO_TCP);
+	return 1;
 }
 
 static __always_inline void fill_client(struct bpf_sock_ops *skops, struct xg_event *event)
@@ -106,13 +97,20 @@ int xg_sessions(struct bpf_sock_ops *skops)
 {
 	struct xg_config *config_ = the_config();
 	struct xg_service *service;
+	__u32 local_be[4] = {};
 
 	if (skops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB &&
-	    skops->op != BPF_SOCK_OPS_STATE_CB)
+	    skops->op != BPF_SOCK_OPS_STATE_CB && skops->op != BPF_SOCK_OPS_TCP_LISTEN_CB)
 		return 1;
 	if (!config_ || bpf_get_netns_cookie(skops) != config_->netns_cookie)
 		return 1;
-	service = service_of(skops);
+	if (!local_address(skops, local_be))
+		return 1;
+	if (skops->op == BPF_SOCK_OPS_TCP_LISTEN_CB) {
+		clamp_new_listener(skops, config_, local_be);
+		return 1;
+	}
+	service = service_at(local_be, bpf_htons((__u16)skops->local_port), PROTO_TCP);
 	if (!service)
 		return 1;
 	if (skops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {

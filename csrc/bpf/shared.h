@@ -22,19 +22,20 @@
 #define XG_STAMP_MAGIC 0x585453504d415453ull	/* "STAMPSTX" in memory */
 
 #define XG_QUEUES 128		/* RX queues that may have a loop; the others' strays stay in XDP */
-#define XG_QUEUE_COUNTERS 48	/* room for XG_COUNTERS, so that a queue is whole cache lines */
+#define XG_QUEUE_COUNTERS 64	/* room for XG_COUNTERS, so that a queue is whole cache lines */
 
 #define XG_RELAYS 511		/* hosts that this one may ask to flood: all that there may be */
 
 #define XG_BUDGET_NEW 0		/* misses seen for the first time */
 #define XG_BUDGET_SEEN 1	/* misses seen before: mostly a live client that sends again */
-#define XG_BUDGETS 2
+#define XG_BUDGET_TOO_BIG 2	/* ICMP errors to senders of what is too big for its path */
+#define XG_BUDGETS 4		/* a power of two: the index is masked */
 
 /* Written by the agent, one 64-bit store for what changes while packets flow. */
 struct xg_config {
 	__u64 heartbeat_ns;	/* CLOCK_MONOTONIC; older than 1 s: the agent does not run */
 	__u64 netns_cookie;	/* sockets of other network namespaces are not ours */
-	__u64 budget_interval_ns[XG_BUDGETS];	/* between two floods; 0: no limit */
+	__u64 budget_interval_ns[XG_BUDGETS];	/* between two packets; 0: no limit */
 	__u64 budget_burst_ns;	/* how far a budget may run ahead */
 	__u32 address_be[4];	/* underlay address of this host, IPv6 or v4-mapped */
 	__u32 flood_group_be[4];	/* 0: there is none */
@@ -47,6 +48,9 @@ struct xg_config {
 	__u16 has_loops;	/* AF_XDP loops take what is handed over */
 	__u16 relay_count;	/* of: */
 	__u16 relays[XG_RELAYS];	/* template indices of who floods, without group and loop */
+	__u16 mss4;		/* largest segment that SYN-ACKs over IPv4 may announce; 0: any */
+	__u16 mss6;		/* the same over IPv6 */
+	__u16 reserved[2];
 };
 
 /*
@@ -95,8 +99,8 @@ struct xg_stamp {
 };
 
 _Static_assert(sizeof(struct xg_stamp) == 40, "shared with the loader");
-_Static_assert(sizeof(struct xg_config) == 1120, "shared with the loader");
-_Static_assert(sizeof(struct xg_queue) == 512, "shared with the loop; whole cache lines");
+_Static_assert(sizeof(struct xg_config) == 1144, "shared with the loader");
+_Static_assert(sizeof(struct xg_queue) == 640, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");
 

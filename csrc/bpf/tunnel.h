@@ -11,6 +11,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "answer_too_big.h"
 #include "header_template.h"
 #include "session_maps.h"
 
@@ -38,7 +39,7 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 	if (!tmpl || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
 		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
-		return XG_COUNT_too_big;
+		return answer_too_big(ctx, packet, xg_inner_mtu(tmpl));
 	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
 	    xg_inner_sum(data + XG_MASKED(packet->l3_offset, 0x7ff), end, packet, &inner_sum))
 		return XG_COUNT_no_checksum;

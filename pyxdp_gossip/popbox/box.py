@@ -32,6 +32,7 @@ class Box:
         tcp_syncookies: host id to the value of net.ipv4.tcp_syncookies.
         seed: of the content that the proxies serve.
         multicast: False: the POP's network carries none, and the agents are told of each other.
+        mtu: of the links inside the POP; those to the clients have 1500.
 
     Raises:
         BoxError: from `__enter__`; what is missing, and what to do. Nothing is left then.
@@ -46,6 +47,7 @@ class Box:
         tcp_syncookies: Mapping[int, int] | None = None,
         seed: int = 1,
         multicast: bool = True,
+        mtu: int = names.POP_MTU,
     ) -> None:
         if not 1 <= hosts <= names.HOSTS_MAX:
             raise BoxError(f"{hosts} hosts: use 1 to {names.HOSTS_MAX}")
@@ -63,6 +65,7 @@ class Box:
         self._syncookies = dict(tcp_syncookies or {})
         self._seed = seed
         self._multicast = multicast
+        self._mtu = mtu
         self._pid = os.getpid()
         self._lock: int | None = None
         self._processes: dict[str, list[Process]] = {}
@@ -124,7 +127,7 @@ class Box:
         spaces = network.namespaces(self._pid, hosts, clients)
         lines = "".join(f"netns add {name}\n" for name in spaces)
         commands.run("making the namespaces", ["ip", "-batch", "-"], lines)
-        router = network.router_script(self._pid, hosts, clients, self._multicast)
+        router = network.router_script(self._pid, hosts, clients, self._multicast, self._mtu)
         programs = observer.attach_script(hosts, clients)
         commands.run_steps([self._script(spaces[0], "building the router", router + programs)])
         commands.run_steps(

@@ -46,11 +46,11 @@ def router_sysctls() -> list[tuple[str, int]]:
     ]
 
 
-def _host_links(pid: int, host: int) -> list[str]:
+def _host_links(pid: int, host: int, mtu: int) -> list[str]:
     port, address = names.host_port(host), names.host_address(host)
-    peer = f"name eth0 mtu {names.POP_MTU} address {address.mac}"
+    peer = f"name eth0 mtu {mtu} address {address.mac}"
     return [
-        f"link add name {port} mtu {names.POP_MTU} type veth "
+        f"link add name {port} mtu {mtu} type veth "
         f"peer {peer} netns {names.host_namespace(pid, host)}",
         f"link set {port} master {names.BRIDGE} up",
         f"neigh add {address.ipv4} lladdr {address.mac} dev {names.BRIDGE} nud permanent",
@@ -74,7 +74,9 @@ def _client_links(pid: int, client: int) -> list[str]:
     ]
 
 
-def router_script(pid: int, hosts: int, clients: int, multicast: bool = True) -> str:
+def router_script(
+    pid: int, hosts: int, clients: int, multicast: bool = True, mtu: int = names.POP_MTU
+) -> str:
     """The bridge, all links, and static entries for what is fixed.
 
     A static forwarding entry per host stays when the link of a dead host is down: without it the
@@ -84,14 +86,13 @@ def router_script(pid: int, hosts: int, clients: int, multicast: bool = True) ->
     bridge = names.BRIDGE
     lines = [
         "link set lo up",
-        f"link add name {bridge} mtu {names.POP_MTU} address {names.ROUTER_MAC} "
-        "type bridge mcast_snooping 0",
+        f"link add name {bridge} mtu {mtu} address {names.ROUTER_MAC} type bridge mcast_snooping 0",
         f"link set {bridge} up",
         f"addr add {names.ROUTER4}/24 dev {bridge}",
         f"addr add {names.ROUTER6}/64 dev {bridge} nodad",
     ]
     for host in range(1, hosts + 1):
-        lines += _host_links(pid, host)
+        lines += _host_links(pid, host, mtu)
     for client in range(1, clients + 1):
         lines += _client_links(pid, client)
     ports = [names.host_port(host) for host in range(1, hosts + 1)]

@@ -6,6 +6,8 @@
 
 #include <stdio.h>
 
+#include "too_big.h"
+
 #define MUTATED_FRAMES 200000u
 
 static uint64_t random_state = 0x9e3779b97f4a7c15ull;
@@ -46,12 +48,32 @@ static int is_sent(uint32_t ending)
 	       ending == XG_COUNT_miss_flooded;
 }
 
+/* It became an answer, in its place, that quotes it. */
+static void assert_told(const struct xg_frame *frame, const uint8_t *block, const uint8_t *bytes,
+			uint32_t len)
+{
+	struct xg_packet packet = { 0 };
+	uint32_t header;
+
+	assert(xg_parse_frame(bytes, bytes + len, &packet) == XG_PARSE_OK);
+	header = packet.l3_offset + (packet.family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN) + XG_ICMP_LEN;
+	assert(frame->data == block + frame->headroom && frame->len == header + XG_QUOTE);
+	assert(frame->len < len);
+	assert(memcmp(frame->data + header, bytes + packet.l3_offset, XG_QUOTE) == 0);
+	for (uint32_t i = 0; i < frame->headroom; i++)
+		assert(block[i] == UNTOUCHED);
+}
+
 /* Whatever the frame was: it passes as it came, or its IP packet goes behind outer headers. */
 static void assert_kept(const struct xg_frame *frame, const uint8_t *block, const uint8_t *bytes,
 			uint32_t len)
 {
 	uint32_t outer, kept;
 
+	if (frame->ending == XG_COUNT_too_big_answered) {
+		assert_told(frame, block, bytes, len);
+		return;
+	}
 	if (!is_sent(frame->ending)) {
 		assert_untouched(frame, block, bytes, len);
 		return;

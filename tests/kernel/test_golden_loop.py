@@ -15,6 +15,7 @@ from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import Golden, encapsulated, plain_rows
+from tests.golden_too_big import too_big_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import OWN_MAC, PEER, ROUTES, VLAN_PEER
 from tests.kernel.conftest import connect
@@ -29,7 +30,7 @@ from tests.kernel.dataplane_fixture import (
 from tests.kernel.wire import WAIT_S, Wire, wire
 from tests.model import MARK_FLOOD, MARK_HOP, parse
 
-ROWS = [row for row in plain_rows() + tunnel_rows() if row.flood]
+ROWS = [row for row in plain_rows() + too_big_rows() + tunnel_rows() if row.flood]
 HANDED_OVER = ("stray_forwarded", "syn_forwarded")
 FLOODED = ("miss_flooded", "misdirected_flooded")
 ETHERNET_BYTES = 14
@@ -62,7 +63,8 @@ class Link:
         endings = {name: count for name, count in risen.items() if name in ENDINGS}
         assert endings == {row.ending: 1}, f"{row.description}: {risen}"
         if ENDINGS[row.ending] == "tx":
-            frame = self.far.receive_tunnelled(OWN_MAC)
+            receive = self.far.receive_told if is_told(row) else self.far.receive_tunnelled
+            frame = receive(OWN_MAC)
             assert frame == row.output, f"{row.description}: {frame.hex()}"
         return risen
 
@@ -105,7 +107,13 @@ def test_both_planes_together_agree_with_the_golden_packets(link: Link, alive: b
 
 def is_big_stray(row: Golden) -> bool:
     """Too big for its owner's path: that is found where the template is written."""
-    return row.ending == "too_big" and "flood" not in row.description.lower()
+    is_big = row.ending == "too_big" or is_told(row)
+    return is_big and "flood" not in row.description.lower()
+
+
+def is_told(row: Golden) -> bool:
+    """Answered by an ICMP error, not by a tunnel packet."""
+    return row.ending == "too_big_answered"
 
 
 def copy_for(row: Golden, host: int) -> bytes:
@@ -147,6 +155,23 @@ def test_without_a_group_each_host_gets_a_copy_of_what_is_flooded() -> None:
             assert risen["handed_over"] == 1
             assert link.far.receive_tunnelled(OWN_MAC) == copy_for(row, VLAN_PEER)
         assert link.host.plane.statistics().flood_copies == len(rows)
+
+
+def test_the_loop_keeps_to_the_limit_of_what_it_tells() -> None:
+    frames = [row.frame for row in too_big_rows() if is_told(row) and is_big_stray(row)]
+    with linked("copy", too_big_rate_pps=1) as link:
+        link.host.set_flood()
+        link.host.set_agent(True)
+        for frame in frames:
+            link.far.send(frame)
+
+        def all_ended() -> bool:
+            counted = link.host.plane.statistics()
+            return counted.too_big + counted.too_big_answered == len(frames)
+
+        wait_for("all frames to end", all_ended)
+        counted = link.host.plane.statistics()
+        assert 0 < counted.too_big_answered < counted.handed_over
 
 
 def test_a_frame_that_vanishes_on_its_way_to_the_loop_stops_nothing(link: Link) -> None:

@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from scapy.layers.inet import ICMP
+from scapy.layers.inet6 import ICMPv6PacketTooBig
+from scapy.layers.l2 import Ether
+
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket
 from tests.golden_world import TUNNEL_PORT
 from tests.kernel.xsk_link import give
@@ -88,6 +92,15 @@ class Wire:
             except NotReadableError:
                 continue
             if TUNNEL_PORT in (packet.source_port, packet.destination_port):
+                return frame
+
+    def receive_told(self, mac: bytes) -> bytes:
+        """The next ICMP error of this source about a packet too big; others are left out."""
+        while True:
+            frame = self.receive()
+            assert frame is not None, "no frame came"
+            layers = Ether(frame)
+            if frame[6:12] == mac and (ICMP in layers or ICMPv6PacketTooBig in layers):
                 return frame
 
 

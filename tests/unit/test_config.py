@@ -187,6 +187,11 @@ WRONG = [
     ("dataplane", {"plane": "dpdk"}, '"xsk" or "xdp"'),
     ("dataplane", {"mode": "fast"}, '"auto" or "zero-copy" or "copy" or "native"'),
     ("dataplane", {"flood_rate_pps": 0}, "flood_rate_pps is 0"),
+    ("dataplane", {"too_big_rate_pps": 0}, "too_big_rate_pps is 0"),
+    ("dataplane", {"mss": 535}, 'mss is 535, expected a whole number of 536..32767, or "auto"'),
+    ("dataplane", {"mss": 32768}, "mss is 32768"),
+    ("dataplane", {"mss": True}, "mss is True"),
+    ("dataplane", {"mss": "all"}, "mss is 'all'"),
     ("dataplane", {"tunnel_port": 7946}, "another port than the gossip's"),
     ("dataplane", {"cgroup": ""}, "expected a text"),
     ("dataplane", 3, r"expected a table \[dataplane\]"),
@@ -209,6 +214,12 @@ def test_a_wrong_value_is_one_line_that_says_what_is_allowed(
         Config.from_dict(least() | {table: value}, label="pop.toml")
     assert str(caught.value).startswith("pop.toml: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mss", [None, "auto", 536, 32767])
+def test_a_limit_of_segments_is_a_number_or_auto_or_absent(mss: object) -> None:
+    table = {} if mss is None else {"mss": mss}
+    assert Config.from_dict(least() | {"dataplane": table}).dataplane.mss == mss
 
 
 def test_a_missing_table_is_named() -> None:

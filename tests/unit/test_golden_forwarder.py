@@ -12,6 +12,7 @@ import pytest
 
 from pyxdp_gossip._native import Forwarder, OwnerStates, SessionTable
 from tests.golden import plain_rows
+from tests.golden_too_big import too_big_rows
 from tests.golden_world import (
     ACTIVE,
     CLIENTS,
@@ -30,6 +31,7 @@ from tests.model import run_untunnelled
 from tests.mutations import mutated
 from tests.templates_of_routes import template
 
+ROWS = plain_rows() + too_big_rows()
 BURST = 64
 BUCKETS = 64
 LINGER = 1  # XG_META_LINGER
@@ -70,7 +72,7 @@ def forwarded(forwarder: Forwarder, frames: Sequence[bytes]) -> list[tuple[str, 
 
 @pytest.mark.parametrize("flood", [True, False], ids=["flood", "no flood"])
 def test_the_forwarder_agrees_with_every_plain_golden_packet(flood: bool) -> None:
-    rows = [row for row in plain_rows() if row.flood == flood and row.agent_alive]
+    rows = [row for row in ROWS if row.flood == flood and row.agent_alive]
     results = forwarded(golden_forwarder(flood=flood), [row.frame for row in rows])
     differences = [
         f"{row.description}: {row.ending}, C: {ending}"
@@ -81,7 +83,7 @@ def test_the_forwarder_agrees_with_every_plain_golden_packet(flood: bool) -> Non
 
 
 def test_each_frame_is_counted_in_its_ending() -> None:
-    rows = [row for row in plain_rows() if row.flood and row.agent_alive]
+    rows = [row for row in ROWS if row.flood and row.agent_alive]
     forwarder = golden_forwarder()
     forwarded(forwarder, [row.frame for row in rows])
     counted = {name: value for name, value in forwarder.counters().items() if value}
@@ -90,7 +92,7 @@ def test_each_frame_is_counted_in_its_ending() -> None:
 
 def test_mutated_golden_packets_end_as_in_the_model() -> None:
     source = random.Random(443)
-    originals = [row.frame for row in plain_rows() if 14 < len(row.frame) < 1000]
+    originals = [row.frame for row in ROWS if 14 < len(row.frame) < 1000]
     frames = [mutated(source.choice(originals), source) for _ in range(MUTATIONS)]
     world = golden_world()
     for frame, result in zip(frames, forwarded(golden_forwarder(), frames), strict=True):

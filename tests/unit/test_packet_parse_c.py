@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests import c_programs
 from tests.golden import plain_rows
+from tests.golden_too_big import too_big_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.model import NotReadableError, Packet, parse
 from tests.mutations import mutated
@@ -63,7 +64,8 @@ def parsed_by_model(frame: bytes) -> str | Packet:
 
 def golden_frames() -> list[bytes]:
     """The frames of all golden rows, each once."""
-    return list(dict.fromkeys(golden.frame for golden in plain_rows() + tunnel_rows()))
+    rows = plain_rows() + too_big_rows() + tunnel_rows()
+    return list(dict.fromkeys(golden.frame for golden in rows))
 
 
 def assert_same(frames: Sequence[bytes], compiler: str = "gcc") -> None:
