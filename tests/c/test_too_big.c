@@ -8,7 +8,7 @@
 
 #include "too_big.h"
 
-#define OVERHEAD (XG_GUE_IPV4_LEN - XG_ETH_LEN)
+#define OVERHEAD (GUE_IPV4_LEN - XG_ETH_LEN)
 #define HOUR_NS 3600000000000ull
 
 static uint32_t l3_of(const struct shape *s)
