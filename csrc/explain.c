@@ -162,6 +162,12 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	note_kind(out, decision);
 	if (decision != XG_COUNT_dropped_no_flags)
 		note_entry(out, meta, forwarder->host);
+	if (decision == XG_DECIDE_OWN && kernel == XG_KERNEL_NOT_ASKED &&
+	    forwarder->own_is_known) {
+		note(out, XG_STEP_kernel_assumed, 0, 0);
+		forward_uncounted(forwarder, frame);
+		return;
+	}
 	if (decision > XG_DECIDE_FORWARD_SYN) {
 		note_kernel(out, kernel);
 		if (kernel == XG_KERNEL_KNOWS) {

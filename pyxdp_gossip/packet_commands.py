@@ -39,10 +39,13 @@ by_config = click.option(
 )
 by_state = click.option("--state", type=FILE, help="A state file, TOML or JSON: docs/explain.md.")
 with_sessions = click.option("--sessions", type=FILE, help="Who owns what: JSON, or CSV.")
+without_sockets = click.option(
+    "--no-sockets", is_flag=True, help="This host's kernel knows not even the sessions it owns."
+)
 
 
 def read_pop(
-    config: Path | None, state: Path | None, sessions: Path | None
+    config: Path | None, state: Path | None, sessions: Path | None, no_sockets: bool
 ) -> tuple[PopState, Forwarder]:
     """The POP of exactly one of the two files, and a forwarder over its sessions."""
     if (config is None) == (state is None):
@@ -61,7 +64,7 @@ def read_pop(
         pop, rows = state_of_config(loaded, address), []
     if sessions is not None:
         rows += read_sessions(sessions)
-    return pop, pop.forwarder(rows)
+    return pop, pop.forwarder(rows, sockets=not no_sockets)
 
 
 # ---- explain ----
@@ -72,6 +75,7 @@ def read_pop(
 @by_config
 @by_state
 @with_sessions
+@without_sockets
 @click.option("--pcap", type=FILE, help="Take the frame from a capture.")
 @click.option("--number", type=click.IntRange(1), help="Of the frame there, from 1 on.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -80,6 +84,7 @@ def explain_command(
     config: Path | None,
     state: Path | None,
     sessions: Path | None,
+    no_sockets: bool,
     pcap: Path | None,
     number: int | None,
     as_json: bool,
@@ -98,7 +103,7 @@ def explain_command(
     else:
         data = parse_hex(sys.stdin.read(TEXT_MAX) if frame == "-" else frame or "")
         captured = Captured(data, len(data), (0, 0))
-    with explainer(config, state, sessions) as (by, explain_frame):
+    with explainer(config, state, sessions, no_sockets) as (by, explain_frame):
         found = explain_frame(captured.frame)
     if as_json:
         click.echo(json.dumps(explanation_dict(found) | {"by": by, "cut": captured.is_cut}))
@@ -145,16 +150,16 @@ def frame_of_capture(path: Path, number: int) -> Captured:
 
 @contextmanager
 def explainer(
-    config: Path | None, state: Path | None, sessions: Path | None
+    config: Path | None, state: Path | None, sessions: Path | None, no_sockets: bool
 ) -> Iterator[tuple[str, Callable[[bytes], Explanation]]]:
     """By what is explained, and what explains."""
-    if config is not None and state is None and sessions is None:
+    if config is not None and state is None and sessions is None and not no_sockets:
         pins = Config.load(config).dataplane.pins
         if is_live(pins):
             with live_snapshot(pins) as live:
                 yield f"the live tables of host {live.host}", refusing_tunnels(live)
             return
-    pop, forwarder = read_pop(config, state, sessions)
+    pop, forwarder = read_pop(config, state, sessions, no_sockets)
     judge = refusing_tunnels(Judge(pop, forwarder))
     yield f"{state or config}, without a kernel", judge
 
@@ -210,6 +215,7 @@ def explanation_dict(found: Explanation) -> dict[str, Any]:
 @by_config
 @by_state
 @with_sessions
+@without_sockets
 @click.option("--sent", type=FILE, help="A capture of the sent frames only.")
 @click.option("--each", is_flag=True, help="A line for each frame, in front of the table.")
 @click.option("--json", "json_path", type=FILE, help="The table, for machines.")
@@ -219,18 +225,20 @@ def replay_command(
     config: Path | None,
     state: Path | None,
     sessions: Path | None,
+    no_sockets: bool,
     sent: Path | None,
     each: bool,
     json_path: Path | None,
 ) -> None:
     """A capture through the data path, without privileges.
 
-    IN is a pcap or pcapng file, or `-`. Each frame is taken as one from the router, of which this
-    host's kernel knows nothing. OUT gets what is passed, as it came, and what is sent, with its
-    outer headers, in order; dropped frames are absent.
+    IN is a pcap or pcapng file, or `-`. Each frame is taken as one from the router, and this
+    host's kernel as knowing the sessions that the host owns, and no other. OUT gets what is
+    passed, as it came, and what is sent, with its outer headers, in order; dropped frames are
+    absent.
     """
     refuse_same_file(capture, out, sent, json_path)
-    pop, forwarder = read_pop(config, state, sessions)
+    pop, forwarder = read_pop(config, state, sessions, no_sockets)
     with ExitStack() as stack:
         source = stack.enter_context(Capture(capture))
         all_out = stack.enter_context(CaptureWriter(out)) if out else None

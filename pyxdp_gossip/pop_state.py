@@ -96,11 +96,14 @@ class PopState:
         in_order = sorted(self.peers, key=lambda peer: peer.id)
         return tuple(peer.headers for peer in in_order if peer.headers)
 
-    def forwarder(self, sessions: Iterable[tuple[Session, int]]) -> Forwarder:
+    def forwarder(
+        self, sessions: Iterable[tuple[Session, int]], *, sockets: bool = True
+    ) -> Forwarder:
         """The C forwarder over a table of these sessions.
 
         Args:
             sessions: with their owners' ids, or UNOWNED.
+            sockets: this host's kernel is taken to have those that it owns, else none.
 
         Raises:
             ConfigError: they are too many, or one is of no service.
@@ -119,18 +122,21 @@ class PopState:
             key = pack[session.family](session.client.packed, session.client_port, slot)
             keys[session.family].append((key, owner))
         owners = OwnerStates()
+        for host in (self.host, *(peer.id for peer in self.peers)):
+            owners.activate(host)  # first: claims of others make room for any
         tables = {}
         for family, rows in keys.items():
             # twice the room: a table that is half full refuses nothing
             tables[family] = SessionTable(family, max(2, buckets_for(2 * len(rows))), owners)
             for key, owner in rows:
                 tables[family].put(key, owner)
-        for host in (self.host, *(peer.id for peer in self.peers)):
-            owners.activate(host)
         ways = {peer.id: peer.headers for peer in self.peers if peer.headers}
         flood = self.flood or next(iter(self.flood_copies), None)
         services = dict(enumerate(self.services))
-        return Forwarder.build(self.host, services, tables[4], tables[6], owners, ways, flood=flood)
+        return Forwarder.build(
+            self.host, services, tables[4], tables[6], owners, ways,
+            flood=flood, own_is_known=sockets,
+        )  # fmt: skip
 
 
 def load_state(path: Path) -> tuple[PopState, list[tuple[Session, int]]]:

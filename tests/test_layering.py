@@ -78,7 +78,23 @@ ALLOWED = {
     },
     "popbox": {"errors", "netlink", "bpf_object"},
     "sim": {"_native", "config", "errors", "gossip", "key_file", "session", "timing"},
-    "cli": {"config", "errors", "key_file", "node", "popbox", "sim", "stats"},
+    "capture": {"errors"},
+    "pop_state": {
+        "_native", "config", "config_table", "dataplane_settings", "errors", "forwarder", "gossip",
+        "session", "templates",
+    },
+    "replay": {"capture", "forwarder", "pop_state", "stats", "templates"},
+    "live_snapshot": {
+        "_native", "bpf_object", "dataplane_settings", "errors", "explanation", "forwarder",
+        "pins", "service_array", "session",
+    },
+    "packet_commands": {
+        "capture", "config", "errors", "explanation", "forwarder", "live_snapshot", "netlink",
+        "pop_state", "replay", "session",
+    },
+    "cli": {
+        "config", "errors", "key_file", "node", "packet_commands", "popbox", "sim", "stats",
+    },
     "__main__": {"cli"},
     "__init__": {
         "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",

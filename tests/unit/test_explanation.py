@@ -39,6 +39,7 @@ LEADS_TO = {
     "absent": {"passed_syn", "passed_udp_new"},
     "unowned": {"passed_unowned"},
     "own": {"passed_own"},
+    "kernel_assumed": {"passed_own"},
     "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known"},
     "owner_no_headers": {"passed_syn"},
     "owner_empty_headers": {"miss_no_flood"},
