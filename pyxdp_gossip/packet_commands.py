@@ -253,12 +253,14 @@ def replay_command(
             if sent_out and outcome.action == "tx":
                 sent_out.write(outcome.output, outcome.captured.at)
             if each:
-                to = "" if outcome.to is None else f" to {names[outcome.to]}"
+                to = "" if outcome.to is None else f" to {names.get(outcome.to, outcome.to)}"
                 click.echo(f"{outcome.number} {outcome.ending}{to}")
 
         total = replay(source, forwarder, pop, see)
     said = total.as_dict()
-    said["sent_to"] = {names[address]: count for address, count in sorted(total.sent_to.items())}
+    said["sent_to"] = {
+        names.get(address, str(address)): count for address, count in sorted(total.sent_to.items())
+    }
     if json_path:
         write_json(json_path, said)
     show(total, said["sent_to"], capture)

@@ -17,7 +17,7 @@ from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate
 
 BURST: Final = 64  # XG_BURST
 FLOODED: Final = "miss_flooded"
-VLAN: Final = b"\x81\x00"
+VLAN, IPV4: Final = b"\x81\x00", b"\x08\x00"
 
 
 class Source(Protocol):
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     Attributes:
         number: of the frame in its capture, from 1 on.
         output: the frame as it is passed or sent; of a dropped one, as it came.
-        to: underlay address that it is sent to; None: it is not sent.
+        to: address that it is sent to; None: it is not sent, or not by IPv4.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Replay:
         tunnelled: frames that another host sent here through the tunnel. The XDP program opens
             them, the forwarder does not: it counts them as it counts packets of no service.
         flood_copies: further packets of floods, in a POP without a flood group.
-        sent_to: underlay address to frames sent there, copies included.
+        sent_to: address to frames sent there, copies included.
         damage: why the capture was not read to its end; "": it was.
     """
 
@@ -140,10 +140,11 @@ def flood_copies(first: Outcome, others: Iterable[HeaderTemplate]) -> Iterable[O
         yield first._replace(output=output, to=destination_of(output))
 
 
-def destination_of(sent: bytes) -> IPv4Address:
-    """The outer destination of a frame that has outer headers."""
+def destination_of(sent: bytes) -> IPv4Address | None:
+    """Where a sent frame goes by its first IPv4 header; None: it begins with no such header."""
     ip = 18 if sent[12:14] == VLAN else 14
-    return IPv4Address(sent[ip + 16 : ip + 20])
+    is_ipv4 = sent[ip - 2 : ip] == IPV4 and len(sent) >= ip + 20
+    return IPv4Address(sent[ip + 16 : ip + 20]) if is_ipv4 else None
 
 
 def is_for_tunnel(frame: bytes, forwarder: Forwarder, state: PopState) -> bool:

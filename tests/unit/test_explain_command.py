@@ -168,6 +168,17 @@ def test_a_state_in_toml_and_its_sessions_elsewhere_say_the_same(tmp_path: Path)
     assert UNOWNED in [owner for _, owner in sessions]
 
 
+def test_the_state_file_of_the_documentation_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "explain.md").read_text()
+    path = tmp_path / "state.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    table = tmp_path / "sessions.csv"
+    table.write_text(text.partition("```csv\n")[2].partition("```")[0])
+    pop, sessions = load_state(path)
+    assert (pop.host, [peer.id for peer in pop.peers]) == (3, [4])
+    assert sessions == list(read_sessions(table))
+
+
 def toml(row: dict[str, object]) -> list[str]:
     return [f"{key} = {json.dumps(value)}" for key, value in row.items()]
 

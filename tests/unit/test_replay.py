@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapReader
 
 from pyxdp_gossip.capture import Capture, Captured
@@ -87,7 +89,11 @@ def test_the_golden_packets_end_and_leave_as_the_golden_rows_say(
     counted = {row["name"]: row["frames"] for row in found["endings"]}
     assert counted == Counter(row.ending for row in ROWS)
     assert found["frames"] == sum(counted.values()) == len(ROWS)
-    assert sum(found["sent_to"].values()) == len(frames_of(sent))
+    tunnelled_out = [Ether(frame).payload for frame in frames_of(sent)]
+    assert sum(found["sent_to"].values()) == sum(IP in packet for packet in tunnelled_out)
+    assert found["sent_to"]["host 4"] == sum(
+        packet[IP].dst == str(ROUTES[PEER].destination) for packet in tunnelled_out if IP in packet
+    )
     for name in counted:
         assert f"{counted[name]}   {ENDINGS[name]}" in said
         assert SENTENCES[name].split()[0] in said
