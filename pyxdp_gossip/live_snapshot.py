@@ -18,7 +18,7 @@ from typing import Final
 from pyxdp_gossip import bpf_object
 from pyxdp_gossip._native import LAYOUT_DIGEST, OwnerStates, SessionTable
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
-from pyxdp_gossip.dataplane_settings import CONFIG, NO_TEMPLATE, VIEWS
+from pyxdp_gossip.dataplane_settings import CONFIG, NO_TEMPLATE, PEER, VIEWS
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.explanation import Explanation, explain
 from pyxdp_gossip.forwarder import SERVICE, Forwarder
@@ -36,6 +36,10 @@ class LiveSnapshot:
 
     Attributes:
         host: its id.
+        services: (n * 24,) bytes of `struct xg_service`, by slot.
+        templates: (n * 128,) bytes of `struct xg_template`; `flood` is one's place.
+        tables: family to its session table, and the memory in which that lies.
+        peers: the other hosts whose tunnel packets are taken.
     """
 
     host: int
@@ -43,6 +47,12 @@ class LiveSnapshot:
     flood_group: IPv4Address
     tunnel_port: int
     forwarder: Forwarder
+    services: bytes
+    owners: OwnerStates
+    templates: bytes
+    flood: int | None
+    tables: Mapping[int, tuple[SessionTable, bytearray]]
+    peers: Mapping[int, IPv4Address]
     _question_fd: int
     _ifindex: int
 
@@ -104,17 +114,35 @@ def _read(pins: Path, stack: ExitStack) -> LiveSnapshot:
     if flood == NO_TEMPLATE:
         flood = relays[0] if relays else None
     owners = OwnerStates(memory=_copy(maps["owners"]))
-    table4, table6 = (
-        SessionTable(family, buckets, owners, memory=_copy(maps[f"sessions{family}"]), adopt=True)
-        for family, buckets in ((4, stamp.buckets4), (6, stamp.buckets6))
-    )
-    forwarder = Forwarder(
-        stamp.host, table4, table6, owners, bytes(_copy(maps["templates"])), _services(maps), flood
-    )
+    memory = {family: _copy(maps[f"sessions{family}"]) for family in (4, 6)}
+    buckets = {4: stamp.buckets4, 6: stamp.buckets6}
+    tables = {
+        family: SessionTable(family, buckets[family], owners, memory=memory[family], adopt=True)
+        for family in (4, 6)
+    }
+    templates, services = bytes(_copy(maps["templates"])), _services(maps)
     return LiveSnapshot(
-        stamp.host, IPv4Address(address), IPv4Address(group), int.from_bytes(port), forwarder,
-        program.program_fd("xg_question"), link.ifindex,
-    )  # fmt: skip
+        host=stamp.host,
+        address=IPv4Address(address),
+        flood_group=IPv4Address(group),
+        tunnel_port=int.from_bytes(port),
+        forwarder=Forwarder(stamp.host, tables[4], tables[6], owners, templates, services, flood),
+        services=services,
+        owners=owners,
+        templates=templates,
+        flood=flood,
+        tables={family: (tables[family], memory[family]) for family in (4, 6)},
+        peers=dict(_peers(maps["peers"])),
+        _question_fd=program.program_fd("xg_question"),
+        _ifindex=link.ifindex,
+    )
+
+
+def _peers(peers: BpfMap) -> Iterator[tuple[int, IPv4Address]]:
+    for key in peers.each_key():
+        value = peers.lookup(key)
+        if value:
+            yield PEER.unpack(value)[0], IPv4Address(key[12:])
 
 
 def _stamp(pins: Path) -> Stamp:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The commands `explain` and `replay`: packets, and what becomes of them."""
+"""The commands `explain`, `dump` and `replay`: packets, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import ConfigError, HostError
 from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.forwarder import Forwarder
+from pyxdp_gossip.live_dump import state_of
 from pyxdp_gossip.live_snapshot import is_live, live_snapshot
-from pyxdp_gossip.pop_state import PopState, load_state, read_sessions, state_of_config
+from pyxdp_gossip.pop_state import (
+    SESSIONS_MAX,
+    PopState,
+    load_state,
+    read_sessions,
+    state_of_config,
+)
 from pyxdp_gossip.replay import BURST, Outcome, Replay, replay
 from pyxdp_gossip.session import Session
 
@@ -204,6 +211,28 @@ def explanation_dict(found: Explanation) -> dict[str, Any]:
         ],
         "output": found.output.hex(),
     }
+
+
+# ---- dump ----
+
+
+@click.command()
+@click.option("--config", type=FILE, required=True, help="Of an agent that is at work here.")
+@click.option(
+    "--sessions",
+    "most",
+    default=10_000,
+    show_default=True,
+    type=click.IntRange(0, SESSIONS_MAX),
+    help="So many at most.",
+)
+def dump_command(config: Path, most: int) -> None:
+    """What a running agent knows of its POP, as a state file (JSON) on standard output; as root."""
+    pins = Config.load(config).dataplane.pins
+    if not is_live(pins):
+        raise HostError(f"{pins}: no agent's maps are there to be read: run as root, beside one")
+    with live_snapshot(pins) as live:
+        click.echo(json.dumps(state_of(live, most), indent=1))
 
 
 # ---- replay ----

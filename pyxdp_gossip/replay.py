@@ -17,7 +17,8 @@ from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate
 
 BURST: Final = 64  # XG_BURST
 FLOODED: Final = "miss_flooded"
-VLAN, IPV4: Final = b"\x81\x00", b"\x08\x00"
+VLAN: Final = b"\x81\x00"
+IPV4: Final = b"\x08\x00"
 
 
 class Source(Protocol):

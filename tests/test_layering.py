@@ -88,9 +88,13 @@ ALLOWED = {
         "_native", "bpf_object", "dataplane_settings", "errors", "explanation", "forwarder",
         "pins", "service_array", "session",
     },
+    "live_dump": {
+        "_native", "dataplane_settings", "explanation", "forwarder", "live_snapshot", "session",
+        "templates",
+    },
     "packet_commands": {
-        "capture", "config", "errors", "explanation", "forwarder", "live_snapshot", "netlink",
-        "pop_state", "replay", "session",
+        "capture", "config", "errors", "explanation", "forwarder", "live_dump", "live_snapshot",
+        "netlink", "pop_state", "replay", "session",
     },
     "cli": {
         "config", "errors", "key_file", "node", "packet_commands", "popbox", "sim", "stats",

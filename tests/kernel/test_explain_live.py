@@ -6,12 +6,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.live_dump import state_of
 from pyxdp_gossip.live_snapshot import live_snapshot
+from pyxdp_gossip.pop_state import load_state
 from tests.golden import plain_rows
+from tests.golden_world import DEAD_PEER, PEER
 from tests.kernel.agent_host import AgentHost
 from tests.kernel.conftest import command
 from tests.kernel.conftest import connect as connect_link
@@ -23,6 +28,7 @@ from tests.kernel.dataplane_fixture import (
 )
 from tests.kernel.live_connection import Connection
 from tests.kernel.test_cli import far, host
+from tests.unit.golden_files import golden_sessions, golden_state
 
 __all__ = ["far", "host"]  # fixtures
 FRAME = (
@@ -75,6 +81,28 @@ def test_the_kernel_is_asked(attached: HostUnderTest) -> None:
         assert attached.namespace.run(explained)[-1] == "kernel_knows"
     finally:
         connection.close()
+
+
+def test_a_dumped_state_says_what_the_golden_world_is(
+    attached: HostUnderTest, tmp_path: Path
+) -> None:
+    def dumped(most: int) -> dict[str, Any]:
+        with live_snapshot(attached.plane.settings.pins) as live:
+            return state_of(live, most)
+
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(attached.namespace.run(dumped, 1000)))
+    pop, sessions = load_state(path)
+    want = golden_state()
+    # the fixture accepts tunnel packets of one active host, and knows the ways to three
+    assert [peer.id for peer in pop.peers] == [PEER]
+    assert pop.peers[0] == want.peers[0]
+    assert (pop.host, pop.address, pop.tunnel_port, pop.services, pop.flood) == (
+        want.host, want.address, want.tunnel_port, want.services, want.flood
+    )  # fmt: skip
+    active = [(one, owner) for one, owner in golden_sessions() if owner != DEAD_PEER]
+    assert sorted(sessions, key=str) == sorted(active, key=str)
+    assert len(attached.namespace.run(dumped, 3)["session"]) == 3
 
 
 def test_pins_of_another_version_are_refused_in_a_line(

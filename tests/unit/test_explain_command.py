@@ -145,6 +145,16 @@ def test_every_frame_can_be_written_in_digits(frame: bytes) -> None:
     assert parse_hex(frame.hex()) == parse_hex(tcpdump(frame)) == frame
 
 
+def test_without_an_agent_there_is_nothing_to_dump(commands: Commands, tmp_path: Path) -> None:
+    config = tmp_path / "pop.toml"
+    config.write_text(
+        '[host]\nid = 3\ninterface = "eth0"\n[gossip]\ngroup = "239.192.7.1:7946"\n'
+        'insecure = true\n[[service]]\nvip = "198.51.100.1"\nport = 443\nprotocol = "tcp"\n'
+        f'[dataplane]\npins = "{tmp_path}"\n'
+    )
+    assert "no agent's maps are there" in commands.refused("dump", "--config", config)
+
+
 # ---- state files ----
 
 
