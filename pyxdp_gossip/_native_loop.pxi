@@ -146,7 +146,7 @@ cdef class XskLoop:
         forwarder.flood = &flood._list
         forwarder.services = <const xg_service *>start(services)
         forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1
-        forwarder.cannot_pass = 1
+        forwarder.cannot_pass, forwarder.own_is_known = 1, 0
         forwarder.counters = NULL
         rings.fill, rings.completion = <xsk_ring_prod *>fill, <xsk_ring_cons *>completion
         rings.rx, rings.tx = <xsk_ring_cons *>rx, <xsk_ring_prod *>tx
