@@ -108,7 +108,7 @@ def explain_command(
     if pcap is not None and number is not None:
         captured = frame_of_capture(pcap, number)
     else:
-        data = parse_hex(sys.stdin.read(TEXT_MAX) if frame == "-" else frame or "")
+        data = parse_hex(read_standard_input() if frame == "-" else frame or "")
         captured = Captured(data, len(data), (0, 0))
     with explainer(config, state, sessions, no_sockets) as (by, explain_frame):
         found = explain_frame(captured.frame)
@@ -119,6 +119,13 @@ def explain_command(
     if captured.is_cut:
         click.echo(f"The capture has {len(captured.frame)} of its {captured.wire_len} bytes.")
     click.echo(str(found))
+
+
+def read_standard_input() -> str:
+    try:
+        return sys.stdin.read(TEXT_MAX)
+    except UnicodeDecodeError:
+        raise ConfigError("standard input is no text: expected hexadecimal digits") from None
 
 
 def parse_hex(text: str) -> bytes:

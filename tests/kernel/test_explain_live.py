@@ -28,7 +28,13 @@ from tests.kernel.dataplane_fixture import (
 )
 from tests.kernel.live_connection import Connection
 from tests.kernel.test_cli import far, host
-from tests.unit.golden_files import golden_sessions, golden_state
+from tests.unit.golden_files import (
+    ROWS,
+    golden_sessions,
+    golden_state,
+    write_capture,
+    write_state,
+)
 
 __all__ = ["far", "host"]  # fixtures
 FRAME = (
@@ -135,3 +141,15 @@ def test_the_command_asks_a_running_agent_and_files_without_one(host: AgentHost)
     host.stop(agent)
     host.configure({"host": {"address": host.address}})
     assert explain(host, frame).startswith(f"By {host.config}, without a kernel.")
+
+
+def test_replay_and_explain_by_files_need_no_capability(tmp_path: Path) -> None:
+    rows = [row for row in ROWS if len(row.frame) < 1000]
+    capture = write_capture(tmp_path / "in.pcap", [row.frame for row in rows])
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    run = [*drop, sys.executable, "-m", "pyxdp_gossip"]
+    by = ["--state", str(write_state(tmp_path)), "--no-sockets"]
+    assert command(*drop, "grep", "CapEff", "/proc/self/status").split()[1].strip("0") == ""
+    said = command(*run, "replay", str(capture), *by, "--each").splitlines()
+    assert [line.split()[1] for line in said[: len(rows)]] == [row.ending for row in rows]
+    assert rows[0].ending in command(*run, "explain", rows[0].frame.hex(), *by)

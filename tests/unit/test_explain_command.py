@@ -101,6 +101,14 @@ def test_standard_input(
     assert "stray_forwarded" in commands.done("explain", "-", "--state", state)
 
 
+def test_standard_input_that_is_no_text_is_one_line(
+    commands: Commands, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = io.TextIOWrapper(io.BytesIO(b"\xd4\xc3\xb2\xa1"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", noise)
+    assert "is no text" in commands.refused("explain", "-", "--state", state)
+
+
 WRONG = [
     (("xyz",), "'x' is no digit"),
     (("abc",), "3 digits are half a byte"),
