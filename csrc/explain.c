@@ -137,12 +137,16 @@ static void forward_uncounted(const struct xg_forwarder *forwarder, struct xg_fr
 void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		enum xg_kernel_answer kernel, struct xg_explanation *out)
 {
+	struct xg_forwarder asked = *forwarder;
 	const struct xg_service *service;
 	int reason = xg_parse_frame(frame->data, frame->data + frame->len, &out->packet);
 	int decision;
 	uint16_t index;
 	__u64 meta;
 
+	if (kernel != XG_KERNEL_NOT_ASKED)	/* its word counts, and nothing is assumed */
+		asked.own_is_known = 0;
+	forwarder = &asked;
 	out->step_count = 0;
 	if (reason != XG_PARSE_OK) {
 		note(out, code_of_reason(reason), 0, 0);
@@ -162,6 +166,11 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	note_kind(out, decision);
 	if (decision != XG_COUNT_dropped_no_flags)
 		note_entry(out, meta, forwarder->host);
+	if (decision == XG_DECIDE_OWN && asked.own_is_known) {
+		note(out, XG_STEP_kernel_assumed, 0, 0);
+		forward_uncounted(forwarder, frame);
+		return;
+	}
 	if (decision > XG_DECIDE_FORWARD_SYN) {
 		note_kernel(out, kernel);
 		if (kernel == XG_KERNEL_KNOWS) {

@@ -33,6 +33,7 @@
 	X(own)			/* table; value: host */ \
 	X(other)		/* table; value: owner */ \
 	X(kernel_not_asked)	/* kernel: taken as "does not know it" */ \
+	X(kernel_assumed)	/* kernel: nobody was asked, taken as the table says; ends */ \
 	X(kernel_knows)		/* kernel; ends */ \
 	X(kernel_unknown)	/* kernel */ \
 	X(owner_headers)	/* headers; value: template index */ \

@@ -231,6 +231,8 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 							      XG_COUNT_stray_forwarded;
 	uint16_t index;
 
+	if (decision == XG_DECIDE_OWN && forwarder->own_is_known)
+		return XG_COUNT_passed_own;
 	/* what comes here was asked for already: our own entry for it is one that lags behind */
 	if (decision == XG_DECIDE_MISS || decision == XG_DECIDE_OWN)
 		return flood_miss(forwarder, frame, packet);

@@ -59,6 +59,7 @@ struct xg_forwarder {
 	const struct xg_service *services;	/* places of services.h */
 	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
+	uint32_t own_is_known;			/* without a kernel to ask: own entries are right */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 	struct xg_answer_budget answers;	/* ICMP errors about what is too big */
 };

@@ -240,6 +240,7 @@ cdef extern from "forward.h" nogil:
         const xg_service *services
         u32 service_mask
         u32 cannot_pass
+        u32 own_is_known
         u64 *counters
         xg_answer_budget answers
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept

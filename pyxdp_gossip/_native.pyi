@@ -387,6 +387,8 @@ class Forwarder:
         templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
         services: (n * 24,) bytes of `struct xg_service`.
         flood_template: index into `templates`, or None.
+        own_is_known: sessions that the table gives this host are passed, as if its kernel knew
+            them.
     """
 
     def __init__(
@@ -398,6 +400,7 @@ class Forwarder:
         templates: Buffer,
         services: Buffer,
         flood_template: int | None = None,
+        own_is_known: bool = False,
     ) -> None: ...
     def forward(self, frames: list[bytes]) -> list[tuple[str, bytes]]:
         """Handles at most 64 frames.

@@ -128,6 +128,8 @@ cdef class Forwarder:
         templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
         services: (n * 24,) bytes of `struct xg_service`.
         flood_template: index into `templates`, or None.
+        own_is_known: sessions that the table gives this host are passed, as if its kernel knew
+            them.
     """
 
     cdef xg_forwarder _forwarder
@@ -139,7 +141,8 @@ cdef class Forwarder:
 
     def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
-                  const u8[::1] services not None, flood_template=None):
+                  const u8[::1] services not None, flood_template=None,
+                  bint own_is_known=False):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
         self._keep = (table4, table6, owners)
@@ -157,6 +160,7 @@ cdef class Forwarder:
         self._flood.group = XG_NO_TEMPLATE if flood_template is None else flood_template
         self._forwarder.flood = &self._flood
         self._forwarder.counters = self._counters
+        self._forwarder.own_is_known = own_is_known
 
     def forward(self, list frames not None):
         """Handles at most 64 frames.

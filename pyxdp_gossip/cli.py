@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The command line: run, keygen, demo, sim."""
+"""The command line: run, keygen, dump, explain, replay, demo, sim."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.key_file import generate_key_line
 from pyxdp_gossip.node import Node
+from pyxdp_gossip.packet_commands import dump_command, explain_command, replay_command
 from pyxdp_gossip.popbox.demo import demo_command
 from pyxdp_gossip.sim.command import sim_command
 
@@ -182,6 +183,9 @@ def keygen(key_id: int) -> None:
     click.echo(generate_key_line(os.urandom, key_id))
 
 
+cli.add_command(dump_command, "dump")
+cli.add_command(explain_command, "explain")
+cli.add_command(replay_command, "replay")
 cli.add_command(demo_command, "demo")
 cli.add_command(sim_command, "sim")
 

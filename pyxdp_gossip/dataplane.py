@@ -32,8 +32,8 @@ from pyxdp_gossip.dataplane_settings import (
     DataplaneSettings,
     PeerCookies,
     buckets_for,
-    flood_template_of,
     pack_config,
+    unpack_config,
 )
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.forwarder import Forwarder, pack_services
@@ -174,7 +174,7 @@ class Dataplane:
         """Makes adopted maps this agent's own; the flood template goes on and is returned."""
         owners, peers, own = self.owners, self._maps["peers"], self.settings.host
         hosts = active_hosts(owners, peers, self._slots, self.settings)
-        flood = flood_template_of(self._config)
+        flood = unpack_config(self._config).flood_template
         if self.settings.flood_group is None:
             flood, self._far = NO_TEMPLATE, frozenset(one.host for one in hosts)
         places = {one.host: one.template for one in hosts} | {FLOOD: flood}

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS, overhead
-from pyxdp_gossip.session import Address, KernelView, Service, packed16
+from pyxdp_gossip.session import Address, KernelView, Service, packed16, unpacked16
 
 NO_TEMPLATE: Final = 0xFFFF
 RELAYS: Final = 511  # XG_RELAYS
@@ -172,7 +172,32 @@ def pack_config(
     )
 
 
-def flood_template_of(config: memoryview) -> int:
-    """The flood template that a `struct xg_config` names, or NO_TEMPLATE."""
-    place: int = CONFIG.unpack_from(config)[11]
-    return place
+class PackedConfig(NamedTuple):
+    """What a `struct xg_config` says of the tunnel.
+
+    Attributes:
+        flood_group: None: there is none.
+        flood_template: place in the array of templates, or NO_TEMPLATE.
+        relays: places of the templates to those that may be asked to flood.
+    """
+
+    address: Address
+    flood_group: Address | None
+    tunnel_port: int
+    flood_template: int
+    encapsulation: str
+    relays: tuple[int, ...]
+
+
+def unpack_config(config: bytes | bytearray | memoryview) -> PackedConfig:
+    """Reads back what `pack_config` wrote of the tunnel."""
+    address, group, port, _, flood, _, number, *rest = CONFIG.unpack_from(config)[7:]
+    names = {form.number: name for name, form in ENCAPSULATIONS.items()}
+    return PackedConfig(
+        unpacked16(address),
+        unpacked16(group) if any(group) else None,
+        int.from_bytes(port),
+        flood,
+        names.get(number, "gue"),
+        tuple(rest[3 : 3 + rest[2]]),
+    )

@@ -86,6 +86,11 @@ WORDINGS: Final[Mapping[str, Wording]] = {
         "Nobody was asked; taken as no.",
         "The forwarder gets only what the XDP program has asked about already.",
     ),
+    "kernel_assumed": Wording(
+        KERNEL,
+        "Nobody was asked; taken as yes, as the table says.",
+        "Without a kernel, what the table says of this host's own sessions is believed.",
+    ),
     "kernel_knows": Wording(
         KERNEL, "Yes.", "The socket is the truth: a stale entry must not steal a live session."
     ),

@@ -55,6 +55,8 @@ class Forwarder(_native.Forwarder):
         templates: (n * 128,) bytes of `struct xg_template`; kept, and read at each burst.
         services: (n * 24,) bytes of `struct xg_service`; kept.
         flood_template: index into `templates`, or None: misses are dropped.
+        own_is_known: sessions that the tables give this host are passed, as if its kernel knew
+            them.
 
     Raises:
         ValueError: a buffer holds half a struct.
@@ -74,6 +76,7 @@ class Forwarder(_native.Forwarder):
         templates: Mapping[int, HeaderTemplate],
         *,
         flood: HeaderTemplate | None = None,
+        own_is_known: bool = False,
     ) -> Self:
         """Makes a forwarder, and writes into `owners` which template leads to which host.
 
@@ -84,6 +87,8 @@ class Forwarder(_native.Forwarder):
             owners: a host whose sessions shall count must be active in it.
             templates: host id → the headers that lead to it.
             flood: the headers to all hosts, for misses; None: misses are dropped.
+            own_is_known: sessions that the tables give this host are passed, as if its kernel
+                knew them.
 
         Raises:
             ValueError: a host id, slot or template is out of range.
@@ -96,7 +101,10 @@ class Forwarder(_native.Forwarder):
         if flood is not None:
             packed += flood.pack()
         flood_index = None if flood is None else len(templates)
-        return cls(host, table4, table6, owners, packed, pack_services(services), flood_index)
+        return cls(
+            host, table4, table6, owners, packed, pack_services(services), flood_index,
+            own_is_known,
+        )  # fmt: skip
 
     def explain(self, frame: bytes, *, kernel_knows: bool | None = None) -> Explanation:
         """What becomes of a frame, and why; see `pyxdp_gossip.explain`. Counts nothing.

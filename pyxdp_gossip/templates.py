@@ -20,6 +20,7 @@ from pyxdp_gossip.encapsulation import (
     MARK_FLOOD,
     MARK_HOP,
     PRIVATE_FORMAT,
+    UDP_LEN,
     VNI_MAX,
     Address,
     inner_mac,
@@ -48,6 +49,7 @@ DONT_FRAGMENT: Final = 0x4000
 IPV4_LEN: Final = IP_LEN[4]
 IP_LEN_MAX: Final = 0xFFFF  # the loopback's MTU is 65536
 
+VNI_AT: Final = 4  # of the Geneve or VXLAN header
 FLAG_IPV6: Final = 0x01
 FLAG_SUM: Final = 0x02
 PACKED: Final = struct.Struct("<112sHHHBBII")
@@ -253,6 +255,27 @@ class HeaderTemplate:
         if not 0 <= mark <= 0xFF:
             raise ValueError(f"mark is {mark}, expected 0..255")
         return _native.apply_template(self.pack(), frame, mark)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> HeaderTemplate | None:
+        """The inverse of `pack()`; None: there are no headers in it.
+
+        Args:
+            packed: (128,) bytes, `struct xg_template`.
+        """
+        header, length, l2_len, mtu, number, flags, total, _ = PACKED.unpack(packed)
+        names = [name for name, form in ENCAPSULATIONS.items() if form.number == number]
+        if not length or not names:
+            return None
+        version, summed = 6 if flags & FLAG_IPV6 else 4, bool(flags & FLAG_SUM)
+        return cls(header[:length], l2_len, mtu, total, names[0], version, summed)
+
+    @property
+    def vni(self) -> int:
+        """Of Geneve and VXLAN; 0 where the format has none."""
+        at = self.l2_len + IP_LEN[self.version] + UDP_LEN + VNI_AT
+        is_named = self.encapsulation in ("geneve", "vxlan")
+        return int.from_bytes(self.header[at : at + 3]) if is_named else 0
 
     def with_mtu(self, mtu: int) -> HeaderTemplate:
         """The same headers for another path.

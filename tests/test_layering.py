@@ -81,7 +81,27 @@ ALLOWED = {
     },
     "popbox": {"errors", "netlink", "bpf_object"},
     "sim": {"_native", "config", "errors", "gossip", "key_file", "session", "timing"},
-    "cli": {"config", "errors", "key_file", "node", "popbox", "sim", "stats"},
+    "capture": {"errors"},
+    "pop_state": {
+        "_native", "config", "config_table", "dataplane_settings", "errors", "forwarder", "gossip",
+        "session", "templates",
+    },
+    "replay": {"capture", "forwarder", "pop_state", "session", "stats", "templates"},
+    "live_snapshot": {
+        "_native", "bpf_object", "dataplane_settings", "errors", "explanation", "forwarder",
+        "pins", "service_array", "session",
+    },
+    "live_dump": {
+        "_native", "dataplane_settings", "explanation", "forwarder", "live_snapshot", "session",
+        "templates",
+    },
+    "packet_commands": {
+        "capture", "config", "errors", "explanation", "forwarder", "live_dump", "live_snapshot",
+        "netlink", "pop_state", "replay", "session",
+    },
+    "cli": {
+        "config", "errors", "key_file", "node", "packet_commands", "popbox", "sim", "stats",
+    },
     "__main__": {"cli"},
     "__init__": {
         "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",

@@ -60,6 +60,7 @@ static void explain_one(const struct xg_forwarder *f, const uint8_t *bytes, uint
 	struct xg_frame frame = place(bytes, len, headroom, &block);
 	struct xg_frame same = place(bytes, len, headroom, &other);
 
+	counting.own_is_known &= kernel == XG_KERNEL_NOT_ASKED;
 	memset(&found, UNTOUCHED, sizeof(found));
 	xg_explain(f, &frame, kernel, &found);
 	assert(memcmp(f, &before, sizeof(before)) == 0);
@@ -146,6 +147,8 @@ int main(void)
 
 	explain_everything(&f);
 	flood_list.group = XG_NO_TEMPLATE;
+	explain_everything(&f);
+	f.own_is_known = 1;
 	explain_everything(&f);
 	for (uint32_t code = 0; code < XG_STEP_CODES; code++)
 		assert(seen[code] > 0);

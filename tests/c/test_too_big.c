@@ -176,7 +176,7 @@ static void test_the_sender_of_what_came_out_of_a_tunnel_is_not_told(uint8_t fam
 	struct xg_frame frame;
 
 	f.tunnel_port_be = XG_BE16(0x17c1);
-	memcpy(&f.address_be, "\x0a\0\0\x01", 4);
+	memcpy(f.address_be, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01", 16);
 	outer_len = xg_template_apply(bytes, bytes + sizeof(bytes), &to_us, &packet, 0, 0);
 	memcpy(bytes + outer_len, inner + XG_ETH_LEN, len);
 	frame = place(bytes, outer_len + len, ROOM, &block);

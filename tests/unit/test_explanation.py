@@ -41,6 +41,7 @@ LEADS_TO = {
     "absent": {"passed_syn", "passed_udp_new"},
     "unowned": {"passed_unowned"},
     "own": {"passed_own"},
+    "kernel_assumed": {"passed_own"},
     "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known"},
     "owner_no_headers": {"passed_syn"},
     "owner_empty_headers": {"miss_no_flood"},
@@ -146,6 +147,37 @@ def test_what_the_kernel_does_not_know_goes_as_if_it_was_not_asked(state: State)
     assert (asked.ending, asked.output) == (unasked.ending, unasked.output)
     assert not asked.asks_kernel
     assert unasked.asks_kernel == any(step.name == "kernel_unknown" for step in asked.steps)
+
+
+@pytest.mark.parametrize(
+    ("knows", "ending", "step"),
+    [
+        (None, "passed_own", "kernel_assumed"),
+        (True, "passed_own", "kernel_knows"),
+        (False, "miss_no_flood", "kernel_unknown"),
+    ],
+)
+def test_own_sessions_may_be_taken_as_known_but_a_kernel_that_is_asked_counts(
+    knows: bool | None, ending: str, step: str
+) -> None:
+    frame = segment(4, State.OWN)
+    forwarder = own_is_known_forwarder()
+    found = xg.explain(frame, forwarder, kernel_knows=knows)
+    assert found.ending == ending
+    assert step in [one.name for one in found.steps]
+    assert not found.asks_kernel
+    assert forwarder.forward([frame]) == [("passed_own", frame)]
+
+
+def own_is_known_forwarder() -> xg.Forwarder:
+    """One session, of this host, which its kernel is taken to know."""
+    owners = xg.OwnerStates()
+    table4, table6 = (xg.SessionTable(family, 64, owners) for family in (4, 6))
+    services = {0: SESSION.service}
+    owners.activate(OWN_HOST)
+    own = xg.Session.tcp(f"203.0.113.9:{State.OWN.client_port}", "198.51.100.1:443")
+    table4.put(xg.session_key(own, services), OWN_HOST)
+    return xg.Forwarder.build(OWN_HOST, services, table4, table6, owners, {}, own_is_known=True)
 
 
 @pytest.mark.parametrize("flags", ["S", "SEC"])
