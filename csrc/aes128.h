@@ -18,6 +18,13 @@
 #define XG_AES_ROUNDS 10
 #define XG_AES_WORDS (4 * (XG_AES_ROUNDS + 1))	/* of a key schedule */
 
+/* In BPF a function of its own: inlined, it would take more stack than there is. */
+#ifdef __bpf__
+#define XG_AES_FUNCTION static __attribute__((noinline))
+#else
+#define XG_AES_FUNCTION static inline
+#endif
+
 /* FIPS 197, section 5.1.1 and 5.3.2. */
 static const __u8 xg_aes_sbox[256] = {
 	0x63, 0x7c, 0x77, 0x7b, 0xf2, 0x6b, 0x6f, 0xc5, 0x30, 0x01, 0x67, 0x2b,
@@ -103,51 +110,51 @@ XG_INLINE __u32 xg_aes_gather(const __u8 *box, __u32 a, __u32 b, __u32 c, __u32 
 	       (__u32)box[c >> 8 & 0xff] << 8 | box[d & 0xff];
 }
 
-/* `block`: four columns; `keys`: of xg_aes128_expand. */
-XG_INLINE void xg_aes128_encrypt(const __u32 *keys, __u32 block[4])
+/* `block`: four columns; `keys`: of xg_aes128_expand. The state stays in `block`: BPF has few
+ * registers and little stack. */
+XG_AES_FUNCTION void xg_aes128_encrypt(const __u32 *keys, __u32 block[4])
 {
-	__u32 a = block[0] ^ keys[0], b = block[1] ^ keys[1];
-	__u32 c = block[2] ^ keys[2], d = block[3] ^ keys[3];
+	for (int i = 0; i < 4; i++)
+		block[i] ^= keys[i];
+	for (int round = 1; round <= XG_AES_ROUNDS; round++) {
+		__u32 a = block[0], b = block[1], c = block[2], d = block[3];
 
-	for (int i = 1; i <= XG_AES_ROUNDS; i++) {
-		__u32 s = xg_aes_gather(xg_aes_sbox, a, b, c, d);
-		__u32 t = xg_aes_gather(xg_aes_sbox, b, c, d, a);
-		__u32 u = xg_aes_gather(xg_aes_sbox, c, d, a, b);
-		__u32 v = xg_aes_gather(xg_aes_sbox, d, a, b, c);
-		int last = i == XG_AES_ROUNDS;
+#pragma GCC unroll 4
+		for (int i = 0; i < 4; i++) {
+			__u32 first = a, column = xg_aes_gather(xg_aes_sbox, a, b, c, d);
 
-		a = (last ? s : xg_aes_mix(s)) ^ keys[4 * i];
-		b = (last ? t : xg_aes_mix(t)) ^ keys[4 * i + 1];
-		c = (last ? u : xg_aes_mix(u)) ^ keys[4 * i + 2];
-		d = (last ? v : xg_aes_mix(v)) ^ keys[4 * i + 3];
+			if (round != XG_AES_ROUNDS)
+				column = xg_aes_mix(column);
+			block[i] = column ^ keys[4 * round + i];
+			a = b;
+			b = c;
+			c = d;
+			d = first;
+		}
 	}
-	block[0] = a;
-	block[1] = b;
-	block[2] = c;
-	block[3] = d;
 }
 
 /* The inverse, with the same keys. */
-XG_INLINE void xg_aes128_decrypt(const __u32 *keys, __u32 block[4])
+XG_AES_FUNCTION void xg_aes128_decrypt(const __u32 *keys, __u32 block[4])
 {
-	__u32 a = block[0] ^ keys[40], b = block[1] ^ keys[41];
-	__u32 c = block[2] ^ keys[42], d = block[3] ^ keys[43];
+	for (int i = 0; i < 4; i++)
+		block[i] ^= keys[4 * XG_AES_ROUNDS + i];
+	for (int round = XG_AES_ROUNDS - 1; round >= 0; round--) {
+		__u32 a = block[0], b = block[3], c = block[2], d = block[1];
 
-	for (int i = XG_AES_ROUNDS - 1; i >= 0; i--) {
-		__u32 s = xg_aes_gather(xg_aes_inverse_sbox, a, d, c, b) ^ keys[4 * i];
-		__u32 t = xg_aes_gather(xg_aes_inverse_sbox, b, a, d, c) ^ keys[4 * i + 1];
-		__u32 u = xg_aes_gather(xg_aes_inverse_sbox, c, b, a, d) ^ keys[4 * i + 2];
-		__u32 v = xg_aes_gather(xg_aes_inverse_sbox, d, c, b, a) ^ keys[4 * i + 3];
+#pragma GCC unroll 4
+		for (int i = 0; i < 4; i++) {
+			__u32 last = d;
+			__u32 column = xg_aes_gather(xg_aes_inverse_sbox, a, b, c, d);
 
-		a = i ? xg_aes_unmix(s) : s;
-		b = i ? xg_aes_unmix(t) : t;
-		c = i ? xg_aes_unmix(u) : u;
-		d = i ? xg_aes_unmix(v) : v;
+			column ^= keys[4 * round + i];
+			block[i] = round ? xg_aes_unmix(column) : column;
+			d = c;
+			c = b;
+			b = a;
+			a = last;
+		}
 	}
-	block[0] = a;
-	block[1] = b;
-	block[2] = c;
-	block[3] = d;
 }
 
 #ifndef __bpf__

@@ -128,6 +128,7 @@ cdef class Forwarder:
         templates: (n * 128,) bytes of `struct xg_template`; kept, read at each burst.
         services: (n * 24,) bytes of `struct xg_service`.
         flood_template: index into `templates`, or None.
+        quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
     """
 
     cdef xg_forwarder _forwarder
@@ -136,14 +137,19 @@ cdef class Forwarder:
     cdef object _keep
     cdef const u8[::1] _templates
     cdef const u8[::1] _services
+    cdef const u8[::1] _quic
 
     def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
-                  const u8[::1] services not None, flood_template=None):
+                  const u8[::1] services not None, flood_template=None,
+                  const u8[::1] quic=None):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
+        if quic is not None:
+            need("quic", quic.shape[0], XG_QUIC_LAYOUTS * sizeof(xg_quic_lb))
+            self._forwarder.quic = <const xg_quic_lb *>&quic[0]
         self._keep = (table4, table6, owners)
-        self._templates = templates
+        self._templates, self._quic = templates, quic
         self._services = service_places(services)
         self._forwarder.host = host
         self._forwarder.table4 = table4._table
