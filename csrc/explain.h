@@ -37,7 +37,7 @@
 	X(kernel_unknown)	/* kernel */ \
 	X(id_other)		/* id; value: the host that it names */ \
 	X(id_here)		/* id; value: this host; ends */ \
-	X(id_no_way)		/* id; value: a host that is not active, or without a template; ends */ \
+	X(id_no_way)		/* id; value: a host to which there is no way; ends */ \
 	X(id_nobody)		/* id; ends */ \
 	X(owner_headers)	/* headers; value: template index */ \
 	X(owner_no_headers)	/* headers */ \

@@ -45,9 +45,7 @@ QUIC_LAYOUTS: int
 QUIC_LAYOUT_BYTES: int
 """Bytes of `struct xg_quic_lb`."""
 
-def pack_quic_layout(
-    server_id_length: int, nonce_length: int, key: Buffer | None = None
-) -> bytes:
+def pack_quic_layout(server_id_length: int, nonce_length: int, key: Buffer | None = None) -> bytes:
     """`struct xg_quic_lb`, with the schedule of the (16,) bytes key; None: not encrypted.
 
     Raises:

@@ -50,4 +50,5 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         flood_rate_pps=plane.flood_rate_pps,
         flood_new_rate_pps=plane.flood_new_rate_pps,
         plane=plane.plane,
+        quic=config.quic,
     )

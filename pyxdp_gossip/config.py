@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyxdp_gossip import config_quic
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.key_file import Key, parse_keys
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Address, Service, format_endpoint
 from pyxdp_gossip.timing import PRESETS, Timing
 
@@ -24,16 +26,22 @@ SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
 DEFAULT_TUNNEL_PORT = 6080  # GUE: draft-ietf-intarea-gue section 8.1 (IANA)
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
+IDLE_TIMEOUT_S = 300  # RFC 4787 REQ-5: a NAT's default for UDP is five minutes
+IDLE_TIMEOUT_MAX_S = 86_400
 NOT_ITSELF = "other hosts' addresses, not this host's own"
 
 KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
-    "": ("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
+    "": (
+        *("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
+        "quic",
+    ),
     "host": ("id", "interface", "address"),
     "gossip": (
         *("group", "members", "port", "key_file", "insecure", "cipher", "site"),
-        *("preset", "flood_group", "flush_interval_ms"),
+        *("preset", "flood_group", "flush_interval_ms", "idle_timeout_s"),
     ),
-    "service": ("vip", "port", "protocol"),
+    "service": ("vip", "port", "protocol", "quic"),
+    "quic": config_quic.KEYS,
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
         *("flood_rate_pps", "flood_new_rate_pps"),
@@ -61,7 +69,8 @@ class GossipConfig:
 
     Either `group` is set (multicast) or `members` is not empty (unicast: other hosts, by whom this
     one finds all of them); `port` serves both. `flood_group` is None in unicast mode. `keys` is
-    empty if and only if `insecure`.
+    empty if and only if `insecure`. `idle_timeout_s`: what the application claimed and did not
+    claim again is released after so long; 0: never.
     """
 
     group: Address | None
@@ -74,6 +83,7 @@ class GossipConfig:
     site: int
     preset: str
     timing: Timing
+    idle_timeout_s: int = IDLE_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,8 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration; `warnings` are lines to log at start."""
+    """The whole configuration; `warnings` are lines to log at start, `quic` how connection ids of
+    QUIC services name their host."""
 
     host: HostConfig
     gossip: GossipConfig
@@ -126,6 +137,7 @@ class Config:
     control_socket: Path
     peers: tuple[PeerConfig, ...]
     warnings: tuple[str, ...] = ()
+    quic: tuple[QuicLb, ...] = ()
 
     def waits_for_restart(self, new: Config) -> list[str]:
         """What a running agent does not take of another configuration.
@@ -145,6 +157,7 @@ class Config:
             "metrics": (self.metrics_listen, new.metrics_listen),
             "control": (self.control_socket, new.control_socket),
             "peer": (self.peers, new.peers),
+            "quic": (self.quic, new.quic),
         }
         return [f"[{name}]" for name, (mine, other) in pairs.items() if mine != other]
 
@@ -256,6 +269,7 @@ class Config:
             "gossip": {**gossip, "preset": preset},
             "service": [
                 {"vip": str(one.vip), "port": one.port, "protocol": one.protocol}
+                | ({"quic": True} if one.quic else {})
                 for one in services
             ],
         }
@@ -275,6 +289,8 @@ class Config:
         if host.address in gossip.members:
             raise gossip_table.error("members", str(host.address), NOT_ITSELF)
         services = _read_services(top.tables("service", SERVICES_MAX), label)
+        layout_tables = top.tables("quic", config_quic.LAYOUTS_MAX)
+        quic, more = config_quic.read_layouts(layout_tables, services, folder, label)
         plane = top.table("dataplane", optional=True)
         dataplane = _read_dataplane(plane, host.id)
         if dataplane.tunnel_port == gossip.port:
@@ -292,7 +308,8 @@ class Config:
             metrics_listen=_read_metrics(top.table("metrics", optional=True)),
             control_socket=_read_control(top.table("control", optional=True), host.id),
             peers=_read_peers(top.tables("peer", PEERS_MAX), host),
-            warnings=warnings,
+            warnings=warnings + more,
+            quic=quic,
         )
 
 
@@ -339,6 +356,7 @@ def _read_gossip(
         site=table.integer("site", 0, SITE_MAX, 0),
         preset=preset,
         timing=replace(PRESETS[preset], flush_interval_ms=flush_ms),
+        idle_timeout_s=table.integer("idle_timeout_s", 0, IDLE_TIMEOUT_MAX_S, IDLE_TIMEOUT_S),
     )
     return gossip, warnings
 
@@ -398,9 +416,10 @@ def _read_services(tables: list[TableReader], label: str) -> tuple[Service, ...]
         if vip.is_multicast or vip.is_unspecified:
             raise table.error("vip", str(vip), "a unicast address")
         protocol = table.choice("protocol", ("tcp", "udp"))
-        service = Service(
-            vip, table.integer("port", 1, 65535), "tcp" if protocol == "tcp" else "udp"
-        )
+        port, quic = table.integer("port", 1, 65535), table.boolean("quic", False)
+        if quic and protocol != "udp":
+            raise table.error("quic", True, 'no `quic` beside `protocol = "tcp"`')
+        service = Service(vip, port, "tcp" if protocol == "tcp" else "udp", quic)
         if service in services:
             raise table.error("vip", str(service), "each service once; remove one of the two")
         services.append(service)

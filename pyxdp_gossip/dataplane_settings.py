@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import KernelView, Service
 
 NO_TEMPLATE: Final = 0xFFFF
@@ -70,6 +71,7 @@ class DataplaneSettings:
         flood_rate_pps, flood_new_rate_pps: floods a second, for flows whose packets missed
             before and for others; 0: no limit.
         flood_burst_s: how many seconds of its rate a budget may spend at once.
+        quic: the layouts of the QUIC services' connection ids.
     """
 
     host: int
@@ -87,6 +89,7 @@ class DataplaneSettings:
     flood_new_rate_pps: int
     flood_burst_s: float = 0.05
     plane: str = "xdp"
+    quic: tuple[QuicLb, ...] = ()
 
     @property
     def by_slot(self) -> dict[int, Service]:

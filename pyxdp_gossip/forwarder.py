@@ -137,4 +137,6 @@ def _pack_service(slot: int, service: Service) -> bytes:
     if not 0 <= slot <= SLOT_MAX:
         raise ValueError(f"slot of {service} is {slot}, expected 0..{SLOT_MAX}")
     port = struct.pack("!H", service.port)
-    return SERVICE.pack(packed16(service.vip), port, PROTOCOLS[service.protocol], slot, service.quic)
+    return SERVICE.pack(
+        packed16(service.vip), port, PROTOCOLS[service.protocol], slot, service.quic
+    )
