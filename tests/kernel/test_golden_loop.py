@@ -15,6 +15,7 @@ from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import Golden, encapsulated, plain_rows
+from tests.golden_quic import quic_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import OWN_MAC, PEER, ROUTES, VLAN_PEER
 from tests.kernel.conftest import connect
@@ -29,8 +30,8 @@ from tests.kernel.dataplane_fixture import (
 from tests.kernel.wire import WAIT_S, Wire, wire
 from tests.model import MARK_FLOOD, MARK_HOP, parse
 
-ROWS = [row for row in plain_rows() + tunnel_rows() if row.flood]
-HANDED_OVER = ("stray_forwarded", "syn_forwarded")
+ROWS = [row for row in plain_rows() + tunnel_rows() + quic_rows() if row.flood]
+HANDED_OVER = ("stray_forwarded", "syn_forwarded", "quic_forwarded")
 FLOODED = ("miss_flooded", "misdirected_flooded")
 ETHERNET_BYTES = 14
 UDP_AND_GUE = 8 + 16
