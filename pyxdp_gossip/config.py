@@ -157,7 +157,10 @@ class Config:
             "metrics": (self.metrics_listen, new.metrics_listen),
             "control": (self.control_socket, new.control_socket),
             "peer": (self.peers, new.peers),
-            "quic": (self.quic, new.quic),
+            "quic": (
+                (self.quic, _quic_services(self, new)),
+                (new.quic, _quic_services(new, self)),
+            ),
         }
         return [f"[{name}]" for name, (mine, other) in pairs.items() if mine != other]
 
@@ -311,6 +314,11 @@ class Config:
             warnings=warnings + more,
             quic=quic,
         )
+
+
+def _quic_services(config: Config, other: Config) -> set[Service]:
+    """Those of both whose ids are read in the first."""
+    return {one for one in config.services if one.quic and one in other.services}
 
 
 def _read_host(table: TableReader) -> HostConfig:
