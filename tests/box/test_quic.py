@@ -110,6 +110,7 @@ def test_a_handshake_goes_on_while_ecmp_changes(make_pop: Callable[..., Pop]) ->
         client.finish()
         assert client.ask() == 1
     assert pop.count(2, "quic_forwarded") > 0
+    assert pop.count(2, "passed_udp_new") == 0  # its Initial packets, too
 
 
 def test_without_quic_the_same_connection_breaks(make_pop: Callable[..., Pop]) -> None:
