@@ -68,8 +68,9 @@ ALLOWED = {
         "dataplane", "dataplane_settings", "errors", "gossip", "netlink", "session", "templates",
     },
     "probes": {"gossip", "gossip_socket", "routing", "templates"},
+    "claims": {"gossip"},
     "agent": {
-        "_native", "agent_settings", "config", "dataplane", "errors", "gossip",
+        "_native", "agent_settings", "claims", "config", "dataplane", "errors", "gossip",
         "gossip_socket", "incarnation", "interface_watch", "kernel_events",
         "netlink", "pins", "probes", "questions", "routing", "session", "stats", "templates",
     },
@@ -93,7 +94,7 @@ ALLOWED = {
 # What does I/O: not for the pure modules.
 PURE = (
     "errors", "session", "config_table", "timing", "templates", "stats", "explanation", "forwarder",
-    "gossip", "quic_lb",
+    "gossip", "quic_lb", "claims",
 )  # fmt: skip
 DOES_IO = {
     "asyncio", "multiprocessing", "os", "random", "secrets", "select", "selectors", "signal",

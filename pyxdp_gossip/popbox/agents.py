@@ -98,8 +98,10 @@ class Agent:
             raise BoxError(f"the agent of host {self._host} runs already")
         tables = dict(self._defaults)
         for name, keys in (settings or {}).items():
-            is_table = isinstance(keys, Mapping)
-            tables[name] = {**tables.get(name, {}), **keys} if is_table else list(keys)
+            if isinstance(keys, Mapping):
+                tables[name] = {**tables.get(name, {}), **keys}
+            else:
+                tables[name] = list(keys)
         self.config.write_text(to_toml(tables))
         self.ready.unlink(missing_ok=True)
         self.stats_file.unlink(missing_ok=True)

@@ -221,7 +221,7 @@ def settings(suffix: str) -> DataplaneSettings:
         flood_group=FLOOD_GROUP,
         tunnel_port=TUNNEL_PORT,
         services={
-            Service(VIPS[family], port, protocol, slot in QUIC_SLOTS): slot  # type: ignore[arg-type]
+            Service(VIPS[family], port, protocol, quic=slot in QUIC_SLOTS): slot  # type: ignore
             for (family, protocol, port), slot in SERVICES.items()
         },
         sessions_v4=1000,
