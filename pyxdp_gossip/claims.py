@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
@@ -24,7 +25,8 @@ class Claims:
     def __init__(self, idle_ns: int, room: int) -> None:
         self._idle_ns = idle_ns
         self._room = room
-        self._claimed_at: dict[bytes, int] = {}
+        # Not a dict, which looks through what was taken from its front, each time.
+        self._claimed_at: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._claimed_at)
@@ -33,8 +35,8 @@ class Claims:
         """It was claimed, for the first time or again."""
         if self._idle_ns:
             session = _session(record)
-            self._claimed_at.pop(session, None)  # it goes to the end
             self._claimed_at[session] = now
+            self._claimed_at.move_to_end(session)
 
     def drop(self, record: EventRecord) -> None:
         """It was released."""
