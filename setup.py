@@ -91,7 +91,8 @@ def layout_digest() -> int:
     with them. Rather too many files than too few: a needless rebuild of the maps costs little.
     """
     shared = (
-        "xg_types.h", "stats.h", "services.h", "session_lookup.h", "siphash.h", "header_template.h"
+        "xg_types.h", "stats.h", "services.h", "session_lookup.h", "siphash.h", "header_template.h",
+        "encapsulation.h", "quic_lb.h",
     )  # fmt: skip
     digest = hashlib.sha256()
     for path in (

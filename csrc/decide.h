@@ -10,6 +10,7 @@
 #define XG_DECIDE_H
 
 #include "packet_parse.h"
+#include "services.h"
 #include "session_lookup.h"
 #include "stats.h"
 #include "xg_types.h"
@@ -56,6 +57,12 @@ XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_ho
 	if (packet->protocol == XG_PROTO_UDP || xg_is_syn(packet))
 		return XG_COUNT_passed_own;
 	return XG_DECIDE_OWN;
+}
+
+/* True: addresses and ports name no owner, but the connection id may. */
+XG_INLINE int xg_asks_id(const struct xg_service *service, int decision)
+{
+	return decision == XG_COUNT_passed_udp_new && (service->flags & XG_SERVICE_QUIC);
 }
 
 /* The ending of XG_DECIDE_STRAY, _OWN or _MISS if this kernel knows the session. */

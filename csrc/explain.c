@@ -94,6 +94,30 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 	return index;
 }
 
+/* What the connection id says. Returns the index of the template to another host that it names, or
+ * XG_NO_TEMPLATE. */
+static uint16_t note_id(const struct xg_forwarder *forwarder, struct xg_explanation *out,
+			const struct xg_frame *frame)
+{
+	int owner = xg_forward_quic_owner(forwarder, frame, &out->packet);
+	uint16_t index = xg_forward_quic_template(forwarder, owner);
+
+	if (owner < 0) {
+		note(out, XG_STEP_id_nobody, 0, 0);
+	} else if (owner == forwarder->host) {
+		note(out, XG_STEP_id_here, (uint32_t)owner, 0);
+	} else if (index == XG_NO_TEMPLATE) {
+		note(out, XG_STEP_id_no_way, (uint32_t)owner, 0);
+	} else {
+		note(out, XG_STEP_id_other, (uint32_t)owner, 0);
+		note(out,
+		     xg_forward_template(forwarder, index) ? XG_STEP_owner_headers :
+							     XG_STEP_owner_empty_headers,
+		     index, 0);
+	}
+	return index;
+}
+
 static void note_size(const struct xg_forwarder *forwarder, struct xg_explanation *out,
 		      uint16_t index, uint32_t ending)
 {
@@ -177,6 +201,12 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			frame->ending = (uint32_t)xg_decide_known(decision);
 			return;
 		}
+	}
+	if (xg_asks_id(service, decision)) {
+		index = note_id(forwarder, out, frame);
+		forward_uncounted(forwarder, frame);
+		note_size(forwarder, out, index, frame->ending);
+		return;
 	}
 	if (decision < XG_COUNTERS) {
 		forward_uncounted(forwarder, frame);

@@ -36,6 +36,10 @@
 	X(kernel_assumed)	/* kernel: nobody was asked, taken as the table says; ends */ \
 	X(kernel_knows)		/* kernel; ends */ \
 	X(kernel_unknown)	/* kernel */ \
+	X(id_other)		/* id; value: the host that it names */ \
+	X(id_here)		/* id; value: this host; ends */ \
+	X(id_no_way)		/* id; value: a host to which there is no way; ends */ \
+	X(id_nobody)		/* id; ends */ \
 	X(owner_headers)	/* headers; value: template index */ \
 	X(owner_no_headers)	/* headers */ \
 	X(owner_empty_headers)	/* headers; value: template index; ends */ \
@@ -53,7 +57,7 @@ enum xg_step_code {
 	XG_STEP_CODES
 };
 
-/* One answer to each of parse, service, kind, table, kernel, headers to the owner and to the
+/* One answer to each of parse, service, kind, table, kernel or id, headers to the owner and to the
  * flood group, size. */
 #define XG_STEPS_MAX 8
 

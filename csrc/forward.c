@@ -27,6 +27,7 @@ enum kind { ENDED, OF_SERVICE, OF_TUNNEL };
 struct burst {
 	struct xg_packet packets[XG_BURST];
 	__u64 metas[XG_BURST];
+	const struct xg_service *services[XG_BURST];
 	uint8_t kind[XG_BURST];
 	struct lookup v4;
 	struct lookup v6;
@@ -104,6 +105,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	frame->ending = XG_COUNT_passed_no_service;
 	if (service) {
 		burst->kind[i] = OF_SERVICE;
+		burst->services[i] = service;
 		add_key(burst, i, service->slot);
 	}
 }
@@ -223,8 +225,42 @@ static uint32_t answer_too_big(struct xg_forwarder *forwarder, struct xg_frame *
 	return XG_COUNT_too_big_answered;
 }
 
+int xg_forward_quic_owner(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+			  const struct xg_packet *packet)
+{
+	const uint8_t *l4 = frame->data + packet->l4_offset;
+	struct xg_udp udp;
+
+	if (!forwarder->quic)
+		return XG_QUIC_NOBODY;
+	memcpy(&udp, l4, sizeof(udp));
+	return xg_quic_owner(forwarder->quic, l4 + XG_UDP_LEN,
+			     xg_quic_payload_len(packet, XG_BE16(udp.len_be)));
+}
+
+uint16_t xg_forward_quic_template(const struct xg_forwarder *forwarder, int owner)
+{
+	struct xg_owner_state state;
+
+	if (owner < 0 || owner == forwarder->host)
+		return XG_NO_TEMPLATE;
+	state = xg_owner_load(&forwarder->owners[owner]);
+	return state.flags & XG_OWNER_ACTIVE ? state.template_index : XG_NO_TEMPLATE;
+}
+
+static uint32_t act_by_id(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			  const struct xg_packet *packet, uint32_t otherwise)
+{
+	int owner = xg_forward_quic_owner(forwarder, frame, packet);
+	uint16_t index = xg_forward_quic_template(forwarder, owner);
+
+	if (index == XG_NO_TEMPLATE)
+		return otherwise;
+	return encapsulate(forwarder, frame, packet, index, 0, XG_COUNT_quic_forwarded);
+}
+
 static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame,
-		    const struct xg_packet *packet, __u64 meta)
+		    const struct xg_packet *packet, const struct xg_service *service, __u64 meta)
 {
 	int decision = xg_decide(packet, meta, forwarder->host, 1);
 	uint32_t ending = decision == XG_DECIDE_FORWARD_SYN ? XG_COUNT_syn_forwarded :
@@ -236,6 +272,8 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 	/* what comes here was asked for already: our own entry for it is one that lags behind */
 	if (decision == XG_DECIDE_MISS || decision == XG_DECIDE_OWN)
 		return flood_miss(forwarder, frame, packet);
+	if (xg_asks_id(service, decision))
+		return act_by_id(forwarder, frame, packet, (uint32_t)decision);
 	if (decision != XG_DECIDE_FORWARD_SYN && decision != XG_DECIDE_STRAY)
 		return (uint32_t)decision;
 	index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
@@ -278,7 +316,7 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 	for (uint32_t i = 0; i < count; i++) {
 		if (burst.kind[i] == OF_SERVICE)
 			frames[i].ending = act(forwarder, &frames[i], &burst.packets[i],
-					       burst.metas[i]);
+					       burst.services[i], burst.metas[i]);
 		else if (burst.kind[i] == OF_TUNNEL)
 			frames[i].ending = flood_misdirected(forwarder, &frames[i],
 							     &burst.packets[i]);

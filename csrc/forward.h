@@ -15,6 +15,7 @@
 
 #include "answer_budget.h"
 #include "header_template.h"
+#include "quic_lb.h"
 #include "services.h"
 #include "session_table.h"
 #include "stats.h"
@@ -56,6 +57,7 @@ struct xg_forwarder {
 	uint32_t address_be[4];			/* of this host: IPv6, or v4-mapped */
 	uint8_t encapsulation;			/* enum xg_encapsulation, of the whole POP */
 	const struct xg_flood *flood;
+	const struct xg_quic_lb *quic;		/* XG_QUIC_LAYOUTS of them, or NULL: none */
 	const struct xg_service *services;	/* places of services.h */
 	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
@@ -79,6 +81,14 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet);
 void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
+
+/* The third question, of a packet of a QUIC service that the table does not know: the host that
+ * its connection id names, or XG_QUIC_NOBODY. */
+int xg_forward_quic_owner(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+			  const struct xg_packet *packet);
+
+/* The template to that host, if it is another one and active, or XG_NO_TEMPLATE. */
+uint16_t xg_forward_quic_template(const struct xg_forwarder *forwarder, int owner);
 
 /* The headers at a place of the templates, or NULL: outside, empty or broken. */
 static inline const struct xg_template *

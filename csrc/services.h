@@ -16,13 +16,15 @@
 #define XG_SERVICE_PLACES 16384	/* a quarter full at most: runs are short */
 #define XG_SERVICE_PROBES 32	/* the longest run that is looked through */
 
+#define XG_SERVICE_QUIC 0x01	/* UDP: connection ids name their owner, see quic_lb.h */
+
 struct xg_service {
 	__u32 vip_be[4];	/* IPv6, or v4-mapped */
 	__u16 port_be;
 	__u8 protocol;
 	__u8 used;		/* 0: the end of every run through this place */
 	__u16 slot;
-	__u16 reserved;
+	__u16 flags;		/* XG_SERVICE_* */
 };
 
 _Static_assert(sizeof(struct xg_service) == 24, "shared with BPF and Python");

@@ -27,6 +27,7 @@
 	X(dropped_no_flags, DROP, "TCP with none of SYN, ACK and RST.") \
 	X(stray_forwarded, TX, "A stray, encapsulated to the owner.") \
 	X(syn_forwarded, TX, "A SYN of a session that another host owns, encapsulated to it.") \
+	X(quic_forwarded, TX, "QUIC of another host by its connection id, encapsulated to it.") \
 	X(miss_flooded, TX, "A miss, encapsulated to the flood group.") \
 	X(miss_over_budget_new, DROP, "A miss seen for the first time, above the floods' budget.") \
 	X(miss_over_budget_seen, DROP, "A miss seen before, above the floods' budget.") \

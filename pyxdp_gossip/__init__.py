@@ -24,6 +24,7 @@ from pyxdp_gossip.gossip.events import (
 from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
 from pyxdp_gossip.templates import HeaderTemplate, TemplateOffsets
@@ -53,6 +54,7 @@ __all__ = [
     "NodeEvent",
     "OwnerStates",
     "PeerError",
+    "QuicLb",
     "Service",
     "Session",
     "SessionTable",

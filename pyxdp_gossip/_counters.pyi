@@ -76,6 +76,10 @@ class CounterAttributes:
         """A SYN of a session that another host owns, encapsulated to it. The frame is sent."""
 
     @property
+    def quic_forwarded(self) -> int:
+        """QUIC of another host by its connection id, encapsulated to it. The frame is sent."""
+
+    @property
     def miss_flooded(self) -> int:
         """A miss, encapsulated to the flood group. The frame is sent."""
 

@@ -208,6 +208,19 @@ cdef extern from "services.h" nogil:
     int xg_service_put(xg_service *places, u32 mask, const xg_service *service) noexcept
 
 
+# ---- quic_lb.h ----
+
+cdef extern from "quic_lb.h" nogil:
+    enum:
+        XG_QUIC_LAYOUTS
+
+    struct xg_quic_lb:
+        u8 server_id_len
+
+    int xg_quic_lb_init(xg_quic_lb *layout, u8 server_id_len, u8 nonce_len, const u8 *key) noexcept
+    int xg_quic_owner(const xg_quic_lb *layouts, const u8 *datagram, u32 length) noexcept
+
+
 cdef extern from "forward.h" nogil:
     enum:
         XG_FLOOD_COPIES
@@ -237,6 +250,7 @@ cdef extern from "forward.h" nogil:
         u32 address_be[4]
         u8 encapsulation
         const xg_flood *flood
+        const xg_quic_lb *quic
         const xg_service *services
         u32 service_mask
         u32 cannot_pass

@@ -40,6 +40,30 @@ def pack_key4(address: Buffer, port: int, slot: int) -> bytes: ...
 def pack_key6(address: Buffer, port: int, slot: int) -> bytes: ...
 def session_hash(hash_key: Buffer, key: Buffer) -> int: ...
 
+QUIC_LAYOUTS: int
+"""Places of layouts of connection ids: one for each value of their first three bits."""
+QUIC_LAYOUT_BYTES: int
+"""Bytes of `struct xg_quic_lb`."""
+
+def pack_quic_layout(server_id_length: int, nonce_length: int, key: Buffer | None = None) -> bytes:
+    """`struct xg_quic_lb`, with the schedule of the (16,) bytes key; None: not encrypted.
+
+    Raises:
+        ValueError: the key has another length.
+        OSError: EINVAL: no id has these lengths.
+    """
+
+def quic_owner(layouts: Buffer, datagram: Buffer) -> int | None:
+    """The host that a datagram's connection id names, or None.
+
+    Args:
+        layouts: (8 * 184,) bytes, rows of `struct xg_quic_lb`.
+        datagram: from the first byte of its QUIC header on.
+
+    Raises:
+        ValueError: `layouts` is no whole array.
+    """
+
 @disjoint_base
 class OwnerStates:
     """The state of all 65536 owners, which every table entry depends on.
@@ -389,6 +413,7 @@ class Forwarder:
         flood_template: index into `templates`, or None.
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
+        quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
     """
 
     def __init__(
@@ -401,6 +426,7 @@ class Forwarder:
         services: Buffer,
         flood_template: int | None = None,
         own_is_known: bool = False,
+        quic: Buffer | None = None,
     ) -> None: ...
     def forward(self, frames: list[bytes]) -> list[tuple[str, bytes]]:
         """Handles at most 64 frames.

@@ -148,6 +148,7 @@ include "_native_table.pxi"
 
 
 include "_native_log.pxi"
+include "_native_quic.pxi"
 include "_native_packets.pxi"
 include "_native_loop.pxi"
 include "_native_explain.pxi"

@@ -119,11 +119,13 @@ cdef class XskLoop:
     cdef u8[::1] _queue
     cdef const u8[::1] _templates
     cdef const u8[::1] _services
+    cdef const u8[::1] _quic
     cdef bint _running
 
     def __cinit__(self, *, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
-                  const u8[::1] services not None, FloodList flood not None,
+                  const u8[::1] services not None, const u8[::1] quic not None,
+                  FloodList flood not None,
                   bytes address not None, u16 tunnel_port, u8 encapsulation, u32 too_big_rate_pps,
                   u8[::1] queue not None,
                   size_t fill, size_t completion, size_t rx, size_t tx, size_t umem,
@@ -136,7 +138,8 @@ cdef class XskLoop:
         need("services", services.shape[0], SERVICE_PLACES * sizeof(xg_service))
         self._keep = (table4, table6, owners, flood, keep)
         self._queue, self._templates = queue, templates
-        self._services = services
+        need("quic", quic.shape[0], XG_QUIC_LAYOUTS * sizeof(xg_quic_lb))
+        self._services, self._quic = services, quic
         forwarder.table4, forwarder.table6 = table4._table, table6._table
         forwarder.owners = owners._states
         forwarder.templates = <const xg_template *>start(templates)
@@ -146,6 +149,7 @@ cdef class XskLoop:
         memcpy(forwarder.address_be, <const u8 *>address, sizeof(forwarder.address_be))
         forwarder.encapsulation = encapsulation
         forwarder.flood = &flood._list
+        forwarder.quic = <const xg_quic_lb *>start(quic)
         forwarder.services = <const xg_service *>start(services)
         forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1
         forwarder.cannot_pass, forwarder.own_is_known = 1, 0

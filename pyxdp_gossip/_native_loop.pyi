@@ -75,6 +75,7 @@ class XskLoop:
         owners: OwnerStates,
         templates: Buffer,
         services: Buffer,
+        quic: Buffer,
         flood: FloodList,
         address: bytes,
         tunnel_port: int,

@@ -130,6 +130,7 @@ cdef class Forwarder:
         flood_template: index into `templates`, or None.
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
+        quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
     """
 
     cdef xg_forwarder _forwarder
@@ -138,15 +139,19 @@ cdef class Forwarder:
     cdef object _keep
     cdef const u8[::1] _templates
     cdef const u8[::1] _services
+    cdef const u8[::1] _quic
 
     def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
                   const u8[::1] services not None, flood_template=None,
-                  bint own_is_known=False):
+                  bint own_is_known=False, const u8[::1] quic=None):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
+        if quic is not None:
+            need("quic", quic.shape[0], XG_QUIC_LAYOUTS * sizeof(xg_quic_lb))
+            self._forwarder.quic = <const xg_quic_lb *>&quic[0]
         self._keep = (table4, table6, owners)
-        self._templates = templates
+        self._templates, self._quic = templates, quic
         self._services = service_places(services)
         self._forwarder.host = host
         self._forwarder.table4 = table4._table

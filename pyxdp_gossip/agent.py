@@ -19,6 +19,7 @@ import structlog
 from pyxdp_gossip import netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.agent_settings import dataplane_settings
+from pyxdp_gossip.claims import Claims
 from pyxdp_gossip.config import HOST_ID_MAX, Config
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.errors import ConfigError, DuplicateHostError, HostError
@@ -76,6 +77,8 @@ class Agent:
         self.services: dict[int, Service] = dict(enumerate(config.services))
         self.slots = {service: slot for slot, service in self.services.items()}
         self.events: deque[object] = deque(maxlen=EVENTS_KEPT)
+        room = config.table.sessions_v4 + config.table.sessions_v6
+        self.claims = Claims(config.gossip.idle_timeout_s * NS_PER_S, room)
         self.synced: Synced | None = None
         self.members: dict[int, MemberChanged] = {}
         self.fatal: Exception | None = None
@@ -260,13 +263,18 @@ class Agent:
         return None if entry is None or entry.owner > HOST_ID_MAX else entry.owner
 
     def claim(self, session: Session) -> None:
-        """Says that this host owns the session."""
-        _, record = self._locate(session)
-        self.core.handle_event(SocketEvents(record.pack()), time.monotonic_ns())
+        """Says that this host owns the session; of UDP, until it is idle for too long."""
+        table, record = self._locate(session)
+        if session.protocol == "udp":
+            self.claims.keep(record, record.at)
+        entry = table.get(record.key)
+        if entry is None or entry.owner != self.config.host.id:  # else all know it
+            self.core.handle_event(SocketEvents(record.pack()), record.at)
 
     def release(self, session: Session) -> None:
         """Says that this host's session has ended."""
         _, record = self._locate(session)
+        self.claims.drop(record)
         closed = replace(record, kind=EventKind.CLOSE)
         self.core.handle_event(SocketEvents(closed.pack()), time.monotonic_ns())
 
@@ -351,6 +359,8 @@ class Agent:
                 unowned_ms=timing.unowned_ms,
             )
         self.ownership.sweep_statements(now // NS_PER_MS, timing.linger_s * 1000)
+        if idle := self.claims.take_idle(now):
+            self.core.handle_event(SocketEvents(idle), now)
         for event in self.kernel.resync_if_due(now):
             self.core.handle_event(event, now)
         if not self.routing.complete or self.watch.state is InterfaceState.GONE:

@@ -52,4 +52,5 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         udp_checksum=plane.udp_checksum,
         too_big_rate_pps=plane.too_big_rate_pps,
         mss=plane.mss,
+        quic=config.quic,
     )

@@ -9,11 +9,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pyxdp_gossip import config_dataplane, config_quic
+from pyxdp_gossip.config_dataplane import UNMARKED, DataplaneConfig
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.key_file import Key, parse_keys
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Address, Service, format_endpoint
 from pyxdp_gossip.timing import PRESETS, Timing
 
@@ -22,22 +25,22 @@ SERVICES_MAX = 4096  # slots of one host; the dictionary is told to every peer e
 PEERS_MAX = 1024  # [[peer]] is for replays and tests
 SITE_MAX = 65535  # 16 bits in the datagram's header
 SESSIONS_MAX = 1 << 28  # 4 GiB of 16-byte entries
-MSS_MIN, MSS_MAX = 536, 32767  # RFC 9293: what all must take; the kernel's MAX_TCP_WINDOW
-TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
-"""UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
-UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
-VNI_MAX = (1 << 24) - 1
-DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
+IDLE_TIMEOUT_S = 300  # RFC 4787 REQ-5: a NAT's default for UDP is five minutes
+IDLE_TIMEOUT_MAX_S = 86_400
 NOT_ITSELF = "other hosts' addresses, not this host's own"
 
 KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
-    "": ("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
+    "": (
+        *("host", "gossip", "service", "dataplane", "table", "metrics", "control", "peer"),
+        "quic",
+    ),
     "host": ("id", "interface", "address"),
     "gossip": (
         *("group", "members", "port", "key_file", "insecure", "cipher", "site"),
-        *("preset", "flood_group", "flush_interval_ms"),
+        *("preset", "flood_group", "flush_interval_ms", "idle_timeout_s"),
     ),
-    "service": ("vip", "port", "protocol"),
+    "service": ("vip", "port", "protocol", "quic"),
+    "quic": config_quic.KEYS,
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
         *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps", "mss"),
@@ -66,7 +69,8 @@ class GossipConfig:
 
     Either `group` is set (multicast) or `members` is not empty (unicast: other hosts, by whom this
     one finds all of them); `port` serves both. `flood_group` is None in unicast mode. `keys` is
-    empty if and only if `insecure`.
+    empty if and only if `insecure`. `idle_timeout_s`: what the application claimed and did not
+    claim again is released after so long; 0: never.
     """
 
     group: Address | None
@@ -79,36 +83,7 @@ class GossipConfig:
     site: int
     preset: str
     timing: Timing
-
-
-@dataclass(frozen=True, slots=True)
-class DataplaneConfig:
-    """[dataplane]: how packets are taken and sent.
-
-    `plane`: "xsk", strays go through AF_XDP sockets, or "xdp", the XDP program sends them itself.
-    `mode`: "zero-copy", "copy", "native" (the better of the two), "skb" (generic XDP), or "auto":
-    native, and skb where the driver has no XDP.
-    `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
-    The two flood rates are floods a second, for sessions seen before and for never-seen ones;
-    `too_big_rate_pps`: ICMP errors a second to clients whose packets are too big for their path.
-    `mss`: the largest segment that the services announce; "auto": what fits the interface's MTU
-    with the outer headers; None: they announce what the kernel says.
-    `encapsulation`: "gue", "geneve", "vxlan" or "ipip", the same on all hosts; `vni` is of Geneve
-    and VXLAN. `udp_checksum`: UDP over IPv6 carries a real checksum (RFC 8200 section 8.1).
-    """
-
-    plane: str
-    mode: str
-    tunnel_port: int
-    cgroup: Path | None
-    pins: Path
-    flood_rate_pps: int
-    flood_new_rate_pps: int
-    too_big_rate_pps: int
-    mss: int | Literal["auto"] | None
-    encapsulation: str = "gue"
-    vni: int = 0
-    udp_checksum: bool = True
+    idle_timeout_s: int = IDLE_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +105,8 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole configuration; `warnings` are lines to log at start."""
+    """The whole configuration; `warnings` are lines to log at start, `quic` how connection ids of
+    QUIC services name their host."""
 
     host: HostConfig
     gossip: GossipConfig
@@ -141,6 +117,7 @@ class Config:
     control_socket: Path
     peers: tuple[PeerConfig, ...]
     warnings: tuple[str, ...] = ()
+    quic: tuple[QuicLb, ...] = ()
 
     def waits_for_restart(self, new: Config) -> list[str]:
         """What a running agent does not take of another configuration.
@@ -160,6 +137,10 @@ class Config:
             "metrics": (self.metrics_listen, new.metrics_listen),
             "control": (self.control_socket, new.control_socket),
             "peer": (self.peers, new.peers),
+            "quic": (
+                (self.quic, _quic_services(self, new)),
+                (new.quic, _quic_services(new, self)),
+            ),
         }
         return [f"[{name}]" for name, (mine, other) in pairs.items() if mine != other]
 
@@ -271,6 +252,7 @@ class Config:
             "gossip": {**gossip, "preset": preset},
             "service": [
                 {"vip": str(one.vip), "port": one.port, "protocol": one.protocol}
+                | ({"quic": True} if one.quic else {})
                 for one in services
             ],
         }
@@ -290,8 +272,10 @@ class Config:
         if host.address in gossip.members:
             raise gossip_table.error("members", str(host.address), NOT_ITSELF)
         services = _read_services(top.tables("service", SERVICES_MAX), label)
+        layout_tables = top.tables("quic", config_quic.LAYOUTS_MAX)
+        quic, more = config_quic.read_layouts(layout_tables, services, folder, label)
         plane = top.table("dataplane", optional=True)
-        dataplane = _read_dataplane(plane, host.id)
+        dataplane = config_dataplane.read(plane, host.id)
         if dataplane.tunnel_port == gossip.port:
             what = "another port than the gossip's, whose packets it would take"
             raise plane.error("tunnel_port", dataplane.tunnel_port, what)
@@ -310,8 +294,14 @@ class Config:
             metrics_listen=_read_metrics(top.table("metrics", optional=True)),
             control_socket=_read_control(top.table("control", optional=True), host.id),
             peers=_read_peers(top.tables("peer", PEERS_MAX), host),
-            warnings=warnings,
+            warnings=warnings + more,
+            quic=quic,
         )
+
+
+def _quic_services(config: Config, other: Config) -> set[Service]:
+    """Those of both whose ids are read in the first."""
+    return {one for one in config.services if one.quic and one in other.services}
 
 
 def _read_host(table: TableReader) -> HostConfig:
@@ -357,6 +347,7 @@ def _read_gossip(
         site=table.integer("site", 0, SITE_MAX, 0),
         preset=preset,
         timing=replace(PRESETS[preset], flush_interval_ms=flush_ms),
+        idle_timeout_s=table.integer("idle_timeout_s", 0, IDLE_TIMEOUT_MAX_S, IDLE_TIMEOUT_S),
     )
     return gossip, warnings
 
@@ -416,33 +407,14 @@ def _read_services(tables: list[TableReader], label: str) -> tuple[Service, ...]
         if vip.is_multicast or vip.is_unspecified:
             raise table.error("vip", str(vip), "a unicast address")
         protocol = table.choice("protocol", ("tcp", "udp"))
-        service = Service(
-            vip, table.integer("port", 1, 65535), "tcp" if protocol == "tcp" else "udp"
-        )
+        port, quic = table.integer("port", 1, 65535), table.boolean("quic", False)
+        if quic and protocol != "udp":
+            raise table.error("quic", True, 'no `quic` beside `protocol = "tcp"`')
+        service = Service(vip, port, "tcp" if protocol == "tcp" else "udp", quic)
         if service in services:
             raise table.error("vip", str(service), "each service once; remove one of the two")
         services.append(service)
     return tuple(services)
-
-
-def _read_dataplane(table: TableReader, host_id: int) -> DataplaneConfig:
-    cgroup = table.text("cgroup", optional=True)
-    pins = table.text("pins", optional=True)
-    encapsulation = table.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
-    return DataplaneConfig(
-        plane=table.choice("plane", ("xsk", "xdp"), "xsk"),
-        mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
-        tunnel_port=table.integer("tunnel_port", 1, 65535, TUNNEL_PORTS[encapsulation]),
-        cgroup=None if cgroup is None else Path(cgroup),
-        pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
-        flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
-        flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
-        too_big_rate_pps=table.integer("too_big_rate_pps", 1, 10_000_000, 1000),
-        mss=table.integer_or_auto("mss", MSS_MIN, MSS_MAX),
-        encapsulation=encapsulation,
-        vni=table.integer("vni", 0, VNI_MAX, 0),
-        udp_checksum=not table.boolean("udp6_zero_checksum", False),
-    )
 
 
 def _read_table(table: TableReader) -> TableConfig:

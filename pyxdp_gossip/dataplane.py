@@ -46,7 +46,7 @@ from pyxdp_gossip.pins import (
     forget_others,
     remove_folder,
 )
-from pyxdp_gossip.service_array import ARRAY_BYTES, write_services
+from pyxdp_gossip.service_array import ARRAY_BYTES, write_layouts, write_services
 from pyxdp_gossip.session import Address, KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
 from pyxdp_gossip.template_slots import FLOOD, TemplateSlots
@@ -154,8 +154,8 @@ class Dataplane:
         self._slots = TemplateSlots(self._templates)
         self._config = memoryview(self._maps["config"].memory())
         self._services = memoryview(self._maps["services"].memory())[:ARRAY_BYTES]
-        queues = memoryview(self._maps["queues"].memory())
-        self._queues = queues[: QUEUES * QUEUE_BYTES]
+        self._quic = write_layouts(self._maps["quic_lb"].memory(), self.settings.quic)
+        self._queues = memoryview(self._maps["queues"].memory())[: QUEUES * QUEUE_BYTES]
         self._heartbeat = self._config[:8].cast("Q")
         self.socket_events = EventRing(self._maps["socket_events"].fd, RING_BYTES)
         self.packet_events = EventRing(self._maps["packet_events"].fd, RING_BYTES)
@@ -286,7 +286,7 @@ class Dataplane:
             host=settings.host,
             table4=self.table4, table6=self.table6,
             owners=self.owners, templates=self._templates,
-            services=self._services,
+            services=self._services, quic=self._quic,
             flood=self._flood,
             address=packed16(settings.address),
             encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
@@ -476,7 +476,7 @@ class Dataplane:
         """The C forwarder over this host's live tables and templates; it asks no kernel."""
         return Forwarder(
             self.settings.host, self.table4, self.table6, self.owners, self._templates,
-            pack_services(self.settings.by_slot), self._flood.first,
+            pack_services(self.settings.by_slot), self._flood.first, quic=self._quic,
         )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:

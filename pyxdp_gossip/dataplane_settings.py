@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS, overhead
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Address, KernelView, Service, packed16, unpacked16
 
 NO_TEMPLATE: Final = 0xFFFF
@@ -80,6 +81,7 @@ class DataplaneSettings:
         encapsulation: "gue", "geneve", "vxlan" or "ipip", of the whole POP.
         vni: of Geneve and VXLAN.
         udp_checksum: UDP over IPv6 carries a real checksum.
+        quic: the layouts of the QUIC services' connection ids.
     """
 
     host: int
@@ -102,6 +104,7 @@ class DataplaneSettings:
     encapsulation: str = "gue"
     vni: int = 0
     udp_checksum: bool = True
+    quic: tuple[QuicLb, ...] = ()
 
     @property
     def by_slot(self) -> dict[int, Service]:

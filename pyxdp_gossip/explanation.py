@@ -32,6 +32,7 @@ SERVICE: Final = "Is its destination a service?"
 KIND: Final = "What kind of packet is it?"
 TABLE: Final = "Whose session is it by the table?"
 KERNEL: Final = "Does this host's kernel know the session?"
+ID: Final = "Whose connection is it by its QUIC connection id?"
 HEADERS: Final = "Which headers lead to the owner?"
 FLOOD: Final = "Which headers lead to all hosts?"
 SIZE: Final = "Does it fit with the outer headers?"
@@ -96,6 +97,18 @@ WORDINGS: Final[Mapping[str, Wording]] = {
     ),
     "kernel_unknown": Wording(
         KERNEL, "No.", "A packet of a live session is never passed to a stack that lacks it."
+    ),
+    "id_other": Wording(
+        ID, "Host {value}'s.", "The client's address changed, or nobody claimed the session."
+    ),
+    "id_here": Wording(ID, "This host's, {value}.", "Its server knows the id."),
+    "id_no_way": Wording(
+        ID,
+        "Host {value}'s, which is not active, or has no template.",
+        "It is passed: there is no way to its owner.",
+    ),
+    "id_nobody": Wording(
+        ID, "It names nobody.", "A new connection, or an id of another layout: it is passed."
     ),
     "owner_headers": Wording(
         HEADERS, "Template {value}.", "The owner's kernel decides what becomes of it."

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Self
 
 from pyxdp_gossip import _native, explanation
 from pyxdp_gossip._native import OwnerStates, SessionTable
 from pyxdp_gossip.explanation import Explanation
+from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Service, Session, packed16
 from pyxdp_gossip.templates import HeaderTemplate
 
 HOST_MAX: Final = 65000  # XG_HOST_MAX
 SLOT_MAX: Final = 65534
 PROTOCOLS: Final = {"tcp": 6, "udp": 17}
-SERVICE: Final = struct.Struct("<16s2sBxHxx")
+SERVICE: Final = struct.Struct("<16s2sBxHH")
 """`struct xg_service` of csrc/services.h."""
 
 
@@ -57,6 +58,8 @@ class Forwarder(_native.Forwarder):
         flood_template: index into `templates`, or None: misses are dropped.
         own_is_known: sessions that the tables give this host are passed, as if its kernel knew
             them.
+        quic: of `pack_layouts`, the layouts of the QUIC services' connection ids; None: no id
+            names anybody.
 
     Raises:
         ValueError: a buffer holds half a struct.
@@ -77,6 +80,7 @@ class Forwarder(_native.Forwarder):
         *,
         flood: HeaderTemplate | None = None,
         own_is_known: bool = False,
+        quic: Iterable[QuicLb] = (),
     ) -> Self:
         """Makes a forwarder, and writes into `owners` which template leads to which host.
 
@@ -89,6 +93,7 @@ class Forwarder(_native.Forwarder):
             flood: the headers to all hosts, for misses; None: misses are dropped.
             own_is_known: sessions that the tables give this host are passed, as if its kernel
                 knew them.
+            quic: layouts of the connection ids of services that have `quic`.
 
         Raises:
             ValueError: a host id, slot or template is out of range.
@@ -103,7 +108,7 @@ class Forwarder(_native.Forwarder):
         flood_index = None if flood is None else len(templates)
         return cls(
             host, table4, table6, owners, packed, pack_services(services), flood_index,
-            own_is_known,
+            own_is_known, pack_layouts(quic),
         )  # fmt: skip
 
     def explain(self, frame: bytes, *, kernel_knows: bool | None = None) -> Explanation:
@@ -125,8 +130,20 @@ def pack_services(services: Mapping[int, Service]) -> bytes:
     return b"".join(_pack_service(slot, service) for slot, service in services.items())
 
 
+def pack_layouts(layouts: Iterable[QuicLb]) -> bytes:
+    """(8 * 184,) bytes of `struct xg_quic_lb`: each layout at the place of its `config_id`."""
+    packed = {
+        one.config_id: _native.pack_quic_layout(one.server_id_length, one.nonce_length, one.key)
+        for one in layouts
+    }
+    empty = bytes(_native.QUIC_LAYOUT_BYTES)
+    return b"".join(packed.get(place, empty) for place in range(_native.QUIC_LAYOUTS))
+
+
 def _pack_service(slot: int, service: Service) -> bytes:
     if not 0 <= slot <= SLOT_MAX:
         raise ValueError(f"slot of {service} is {slot}, expected 0..{SLOT_MAX}")
     port = struct.pack("!H", service.port)
-    return SERVICE.pack(packed16(service.vip), port, PROTOCOLS[service.protocol], slot)
+    return SERVICE.pack(
+        packed16(service.vip), port, PROTOCOLS[service.protocol], slot, service.quic
+    )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from struct import Struct
 from typing import Any, Final
@@ -54,8 +55,9 @@ def state_of(live: LiveSnapshot, sessions_max: int) -> dict[str, Any]:
 
 
 def _services(packed: bytes) -> Iterator[tuple[int, Service]]:
-    for vip, port, protocol, slot in SERVICE.iter_unpack(packed):
-        yield slot, Service(unpacked16(vip), int.from_bytes(port), PROTOCOLS[protocol])
+    for vip, port, protocol, slot, is_quic in SERVICE.iter_unpack(packed):
+        service = Service(unpacked16(vip), int.from_bytes(port), PROTOCOLS[protocol])
+        yield slot, replace(service, quic=bool(is_quic))
 
 
 def _headers(live: LiveSnapshot, place: int) -> HeaderTemplate | None:

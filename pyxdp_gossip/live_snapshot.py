@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from pyxdp_gossip import bpf_object
-from pyxdp_gossip._native import LAYOUT_DIGEST, OwnerStates, SessionTable
+from pyxdp_gossip._native import (
+    LAYOUT_DIGEST,
+    QUIC_LAYOUT_BYTES,
+    QUIC_LAYOUTS,
+    OwnerStates,
+    SessionTable,
+)
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.dataplane_settings import (
     NO_TEMPLATE,
@@ -126,7 +132,16 @@ def _read(pins: Path, stack: ExitStack) -> LiveSnapshot:
     return LiveSnapshot(
         host=stamp.host,
         config=config,
-        forwarder=Forwarder(stamp.host, tables[4], tables[6], owners, templates, services, flood),
+        forwarder=Forwarder(
+            stamp.host,
+            tables[4],
+            tables[6],
+            owners,
+            templates,
+            services,
+            flood,
+            quic=bytes(_copy(maps["quic_lb"])[: QUIC_LAYOUTS * QUIC_LAYOUT_BYTES]),
+        ),
         services=services,
         owners=owners,
         templates=templates,

@@ -156,6 +156,9 @@ class Node:
     def claim(self, session: Session) -> None:
         """Says that this host owns a session that no kernel socket shows (UDP, QUIC).
 
+        It holds until `release`, or until `[gossip] idle_timeout_s` have passed without another
+        claim of it: claim again while its packets come, which costs a look-up.
+
         Args:
             session: of a service of this host.
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple, Self
@@ -26,7 +26,7 @@ from pyxdp_gossip.template_slots import TEMPLATES, TemplateSlots
 
 MAPS: Final = (
     "sessions4", "sessions6", "owners", "templates", "peers", "services", "config", "counters",
-    "budgets", "recent_misses", "recent_claims", "queues", "xsks", "stamp",
+    "quic_lb", "budgets", "recent_misses", "recent_claims", "queues", "xsks", "stamp",
 )  # fmt: skip
 """All but the two rings of events, which were for an agent that is gone, and what is trusted for a
 tick."""
@@ -48,7 +48,8 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, settings: DataplaneSettings, buckets4: int, buckets6: int) -> Self:
         """What this build makes with these settings."""
-        packed = pack_services(settings.by_slot)
+        plain = {slot: replace(one, quic=False) for slot, one in settings.by_slot.items()}
+        packed = pack_services(plain)  # what an id says goes for sessions that are there, too
         digest = int.from_bytes(hashlib.sha256(packed).digest()[:8], "little")
         return cls(LAYOUT_DIGEST, digest, buckets4, buckets6, settings.host)
 

@@ -20,10 +20,9 @@ from pyxdp_gossip.config import (
     HOST_ID_MAX,
     PEERS_MAX,
     SERVICES_MAX,
-    TUNNEL_PORTS,
-    VNI_MAX,
     Config,
 )
+from pyxdp_gossip.config_dataplane import TUNNEL_PORTS, VNI_MAX
 from pyxdp_gossip.config_table import TableReader
 from pyxdp_gossip.dataplane_settings import buckets_for
 from pyxdp_gossip.errors import ConfigError

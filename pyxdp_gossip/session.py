@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -76,11 +76,17 @@ def unpacked16(data: bytes) -> Address:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Service:
-    """A (VIP, port, protocol) that the POP answers for."""
+    """A (VIP, port, protocol) that the POP answers for.
+
+    Attributes:
+        quic: of UDP: its connection ids name their owners (`quic_lb`). No part of what a service
+            is: two that differ in this only are the same.
+    """
 
     vip: Address
     port: int
     protocol: Protocol
+    quic: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.protocol} {format_endpoint(self.vip, self.port)}"

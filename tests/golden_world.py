@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from tests.model import UNOWNED, Entry, Peer, Route, World
+from tests.model_quic import Layout, reader
 
 Address = IPv4Address | IPv6Address
 
@@ -29,6 +30,7 @@ VIPS: Final[dict[int, Address]] = {
 }
 PORT = 443
 TCP_ONLY_PORT = 8443
+QUIC_PORT = 4433
 
 # (family, protocol, port) to slot
 SERVICES: Final = {
@@ -37,6 +39,18 @@ SERVICES: Final = {
     (6, "tcp", PORT): 2,
     (6, "udp", PORT): 3,
     (4, "tcp", TCP_ONLY_PORT): 4,
+    (4, "udp", QUIC_PORT): 5,
+    (6, "udp", QUIC_PORT): 6,
+}
+QUIC_SLOTS: Final = frozenset({5, 6})
+# Not encrypted; four rounds over even, odd and long ids; one block; a server id of eight octets.
+LAYOUTS: Final = {
+    0: Layout(2, 6),
+    1: Layout(2, 6, b"a key of even id"),
+    2: Layout(2, 14, b"a key of a block"),
+    3: Layout(3, 4, b"a key of odd ids"),
+    4: Layout(12, 5, b"a key of long id"),
+    5: Layout(8, 11),
 }
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17}
 
@@ -156,4 +170,5 @@ def golden_world(*, agent_alive: bool = True, flood: bool = True) -> World:
         flood=FLOOD if flood else None,
         peers=PEERS,
         agent_alive=agent_alive,
+        named=reader(QUIC_SLOTS, LAYOUTS),
     )

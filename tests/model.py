@@ -109,6 +109,10 @@ def _nobody(_: Packet) -> bool:
     return False
 
 
+def _names_nobody(_slot: int, _frame: bytes, _packet: Packet) -> int | None:
+    return None
+
+
 @dataclass(slots=True)
 class World:
     """All that the program knows when a frame arrives. `relay`: to a host that it may ask to
@@ -129,6 +133,7 @@ class World:
     relay: Route | None = None
     flavour: Flavour = GUE_IPV4
     knows: Callable[[Packet], bool] = field(default=_nobody)
+    named: Callable[[int, bytes, Packet], int | None] = field(default=_names_nobody)
 
 
 # ---- reading ----
@@ -327,14 +332,22 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
         if packet.protocol == UDP or packet.is_syn or world.knows(packet):
             return "passed_own", frame
         entry = None
+    if entry is None and packet.protocol == UDP:
+        return _run_new_udp(world, service, frame, packet)
     if entry is None:
         return _run_absent(world, frame, packet)
     return _run_elsewhere(world, entry.owner, frame, packet)
 
 
-def _run_absent(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
-    if packet.protocol == UDP:
+def _run_new_udp(world: World, service: int, frame: bytes, packet: Packet) -> tuple[str, bytes]:
+    owner = world.named(service, frame, packet)
+    route = world.routes.get(owner) if owner in world.active else None
+    if owner == world.host or route is None:
         return "passed_udp_new", frame
+    return wrap(world, route, frame, packet, 0, "quic_forwarded")
+
+
+def _run_absent(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
     if packet.is_syn:
         return "passed_syn", frame
     if world.knows(packet):

@@ -14,6 +14,7 @@
 #include "hand_over.h"
 #include "kernel_knows.h"
 #include "maps.h"
+#include "quic.h"
 #include "session_maps.h"
 #include "tunnel.h"
 
@@ -107,6 +108,11 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	decision = xg_decide(packet, found.meta, cfg->host, alive);
 	if (decision == XG_DECIDE_FORWARD_SYN)
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
+	if (xg_asks_id(service, decision)) {
+		found.template_index = template_by_id(ctx, cfg, packet);
+		if (found.template_index != XG_NO_TEMPLATE)
+			return forward(ctx, cfg, packet, &found, slot, XG_COUNT_quic_forwarded);
+	}
 	if (decision < XG_COUNTERS)
 		return decision;
 	/* what is left: a segment, or UDP of another host's session */

@@ -22,8 +22,8 @@ STOP_TIMEOUT_S = 15.0
 STATS_TIMEOUT_S = 5.0
 POLL_S = 0.01
 
-Settings = Mapping[str, Mapping[str, Any]]
-"""Configuration to add or replace: table name to keys."""
+Settings = Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]
+"""Configuration to add or replace: table name to keys, or to all tables of a list."""
 
 
 def write_key_file(path: Path) -> None:
@@ -98,7 +98,10 @@ class Agent:
             raise BoxError(f"the agent of host {self._host} runs already")
         tables = dict(self._defaults)
         for name, keys in (settings or {}).items():
-            tables[name] = {**tables.get(name, {}), **keys}
+            if isinstance(keys, Mapping):
+                tables[name] = {**tables.get(name, {}), **keys}
+            else:
+                tables[name] = list(keys)
         self.config.write_text(to_toml(tables))
         self.ready.unlink(missing_ok=True)
         self.stats_file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@
 #define BUCKETS 64
 #define FRAME_MAX 2048
 #define UNTOUCHED 0xa5
+#define QUIC_PORT 4433
 #define ACK XG_TCP_ACK
 #define SYN XG_TCP_SYN
 
@@ -40,6 +41,11 @@ static const struct xg_service services[] = {
 	{ { 0, 0, 0xffff0000u, 0x016433c6u }, 0x5000, XG_PROTO_UDP, 0, 2, 0 },
 	{ { 0xb80d0120u, 0, 0, 0x01000000u }, 0x5000, XG_PROTO_TCP, 0, 3, 0 },
 	{ { 0xb80d0120u, 0, 0, 0x01000000u }, 0x5000, XG_PROTO_UDP, 0, 4, 0 },
+	{ { 0, 0, 0xffff0000u, 0x016433c6u }, 0x5111, XG_PROTO_UDP, 0, 5, XG_SERVICE_QUIC },
+	{ { 0xb80d0120u, 0, 0, 0x01000000u }, 0x5111, XG_PROTO_UDP, 0, 6, XG_SERVICE_QUIC },
+};
+static const struct xg_quic_lb layouts[XG_QUIC_LAYOUTS] = {
+	{ .server_id_len = 2, .nonce_len = 6 },
 };
 
 /* One frame to build. The client's port is the owner that the table names. */
@@ -53,6 +59,7 @@ struct shape {
 	uint8_t padding;	/* Ethernet's, behind the IP packet */
 	uint16_t payload;
 	uint16_t port;		/* destination; 0: the service's */
+	uint16_t named;		/* the host in a QUIC id; 0: no id, the payload is as it is */
 };
 
 /* ---- frames ---- */
@@ -106,6 +113,13 @@ static inline uint32_t build(const struct shape *s, uint8_t *frame)
 	put_be16(l4 + 2, s->port ? s->port : 80);
 	if (s->protocol == XG_PROTO_TCP)
 		l4[13] = s->flags;
+	else
+		put_be16(l4 + 4, l4_len);
+	if (s->named) {
+		l4[XG_UDP_LEN] = 0x40;
+		put_be16(l4 + XG_UDP_LEN + 1, 0x0800 | s->named >> 8);
+		l4[XG_UDP_LEN + 3] = (uint8_t)s->named;
+	}
 	return (uint32_t)(l4 - frame) + l4_len + s->padding;
 }
 
@@ -185,7 +199,7 @@ static inline struct xg_forwarder make(void)
 		[LONG] = TOO_LONG, [INACTIVE] = TO_2,
 	};
 	struct xg_forwarder f = { .host = HOST, .owners = owners, .flood = &flood_list,
-				  .counters = counters };
+				  .counters = counters, .quic = layouts };
 	struct xg_session_table *v4, *v6;
 
 	make_templates();

@@ -14,7 +14,7 @@ static uint32_t explained;
 static int is_sent(uint32_t ending)
 {
 	return ending == XG_COUNT_stray_forwarded || ending == XG_COUNT_syn_forwarded ||
-	       ending == XG_COUNT_miss_flooded;
+	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded;
 }
 
 /* The steps are in order, the last one fits the ending, and no other could have been the last. */
@@ -133,12 +133,31 @@ static void explain_odd_frames(const struct xg_forwarder *f)
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 }
 
+/* An id of each owner, in a session that the table does not know. */
+static void explain_ids(const struct xg_forwarder *f)
+{
+	for (uint16_t named = HOST; named < OWNERS_END + 2; named++)
+		for (uint8_t family = 4; family <= 6; family += 2) {
+			struct shape s = tcp(family, OWNERS_END, 0);
+
+			s.protocol = XG_PROTO_UDP;
+			s.port = QUIC_PORT;
+			s.named = named;
+			explain_shape(f, &s, named == OWNER_2);
+			s.payload = MTU - 40;
+			explain_shape(f, &s, 0);
+			s.payload = 4;	/* too short for an id */
+			explain_shape(f, &s, 0);
+		}
+}
+
 static void explain_everything(const struct xg_forwarder *f)
 {
 	for (uint16_t client = HOST; client < OWNERS_END + 2; client++)
 		explain_owner(f, client);
 	explain_owner(f, XG_HOST_UNOWNED);
 	explain_odd_frames(f);
+	explain_ids(f);
 }
 
 int main(void)

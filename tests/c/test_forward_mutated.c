@@ -35,6 +35,11 @@ static uint32_t build_mutated(uint8_t *bytes)
 	s.tags = (uint8_t)below(4);
 	s.payload = (uint16_t)(below(8) ? below(200) : 1450 + below(100));
 	s.padding = (uint8_t)(below(4) ? 0 : below(20));
+	if (s.protocol == XG_PROTO_UDP && below(2)) {
+		s.port = QUIC_PORT;
+		s.payload = (uint16_t)(4 + below(30));
+		s.named = (uint16_t)(1 + below(OWNERS_END));
+	}
 	len = build(&s, bytes);
 	for (uint32_t changes = below(5); changes > 0; changes--)
 		bytes[12 + below(70) % (len - 12)] =
@@ -45,7 +50,7 @@ static uint32_t build_mutated(uint8_t *bytes)
 static int is_sent(uint32_t ending)
 {
 	return ending == XG_COUNT_stray_forwarded || ending == XG_COUNT_syn_forwarded ||
-	       ending == XG_COUNT_miss_flooded;
+	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded;
 }
 
 /* It became an answer, in its place, that quotes it. */

@@ -30,6 +30,7 @@ from tests.golden_world import (
     OWN_ADDRESS,
     OWN_HOST,
     OWN_MAC,
+    QUIC_SLOTS,
     SERVICES,
     TUNNEL_PORT,
     VIPS,
@@ -38,6 +39,7 @@ from tests.golden_world import (
 )
 from tests.kernel.conftest import Namespace
 from tests.kernel.conftest import connect as connect_link
+from tests.layouts_of_model import quic_layouts
 from tests.model import Entry, Peer, World
 from tests.templates_of_routes import template
 
@@ -219,7 +221,7 @@ def settings(suffix: str) -> DataplaneSettings:
         flood_group=FLOOD_GROUP,
         tunnel_port=TUNNEL_PORT,
         services={
-            Service(VIPS[family], port, protocol): slot  # type: ignore[arg-type]
+            Service(VIPS[family], port, protocol, quic=slot in QUIC_SLOTS): slot  # type: ignore
             for (family, protocol, port), slot in SERVICES.items()
         },
         sessions_v4=1000,
@@ -229,6 +231,7 @@ def settings(suffix: str) -> DataplaneSettings:
         cgroup=kernel_mounts.cgroup2_mount(),
         flood_rate_pps=0,
         flood_new_rate_pps=0,
+        quic=quic_layouts(),
     )
 
 

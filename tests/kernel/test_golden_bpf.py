@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.golden import Golden, plain_rows
+from tests.golden_quic import quic_rows
 from tests.golden_too_big import too_big_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import (
@@ -33,7 +34,7 @@ from tests.kernel.dataplane_fixture import (
 from tests.model import run
 from tests.mutations import mutated
 
-ROWS = plain_rows() + too_big_rows() + tunnel_rows()
+ROWS = plain_rows() + too_big_rows() + tunnel_rows() + quic_rows()
 MUTATIONS = 4000
 
 # The kernel refuses test frames without a whole Ethernet header.

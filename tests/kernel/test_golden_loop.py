@@ -15,6 +15,7 @@ from pyxdp_gossip.live_explanation import explain_on_host
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import Golden, encapsulated, plain_rows
+from tests.golden_quic import quic_rows
 from tests.golden_too_big import too_big_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import OWN_MAC, PEER, ROUTES, VLAN_PEER
@@ -30,8 +31,9 @@ from tests.kernel.dataplane_fixture import (
 from tests.kernel.wire import WAIT_S, Wire, wire
 from tests.model import MARK_FLOOD, MARK_HOP, parse
 
-ROWS = [row for row in plain_rows() + too_big_rows() + tunnel_rows() if row.flood]
-HANDED_OVER = ("stray_forwarded", "syn_forwarded")
+ALL_ROWS = plain_rows() + too_big_rows() + tunnel_rows() + quic_rows()
+ROWS = [row for row in ALL_ROWS if row.flood]
+HANDED_OVER = ("stray_forwarded", "syn_forwarded", "quic_forwarded")
 FLOODED = ("miss_flooded", "misdirected_flooded")
 ETHERNET_BYTES = 14
 UDP_AND_GUE = 8 + 16

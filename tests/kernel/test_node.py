@@ -6,6 +6,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from pyxdp_gossip import Config, ConfigError, HostError, Node, Session
 from pyxdp_gossip.agent import Agent
+from pyxdp_gossip.config import IDLE_TIMEOUT_S
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.gossip.events import MemberChanged, MemberState, Synced
 from pyxdp_gossip.stats import ENDINGS
@@ -379,6 +381,25 @@ def test_a_claim_and_its_release_are_known_at_both_hosts(hosts: Pair, session: S
         wait_for(lambda: two.owner(session) is None, "the release at the other host")
         two.claim(session)
         wait_for(lambda: one.owner(session) == 2, "the claim of the other host")
+
+
+def test_a_claim_that_was_not_made_again_in_time_is_released(hosts: Pair) -> None:
+    fresh = Session.udp("203.0.113.9:51002", "198.51.100.1:443")
+    with both(hosts) as (one, two):
+        for session in (QUIC4, QUIC6, fresh):
+            one.claim(session)
+        wait_for(lambda: two.owner(fresh) == 1, "the claims at the other host")
+
+        def grow_old(agent: Agent) -> None:
+            long_ago = time.monotonic_ns() - IDLE_TIMEOUT_S * 10**9
+            agent.claims.keep(agent._locate(QUIC4)[1], long_ago)
+            agent.claim(QUIC6)  # the application claims these again
+            agent.claim(fresh)
+
+        one._call(grow_old)
+        for node in (one, two):
+            wait_for(lambda node=node: node.owner(QUIC4) is None, "the end of the idle one")
+            assert (node.owner(QUIC6), node.owner(fresh)) == (1, 1)
 
 
 def test_a_release_of_what_another_host_owns_changes_nothing(hosts: Pair) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import pytest
 
 from pyxdp_gossip._native import Forwarder, OwnerStates, SessionTable
-from tests.golden import plain_rows
+from pyxdp_gossip.forwarder import pack_layouts
+from tests.golden import Golden, plain_rows
+from tests.golden_quic import quic_rows
 from tests.golden_too_big import too_big_rows
 from tests.golden_world import (
     ACTIVE,
@@ -20,6 +22,7 @@ from tests.golden_world import (
     FLOOD,
     OWN_HOST,
     PROTOCOL_NUMBERS,
+    QUIC_SLOTS,
     ROUTES,
     SERVICES,
     VIPS,
@@ -27,16 +30,21 @@ from tests.golden_world import (
     mapped,
     session_key,
 )
+from tests.layouts_of_model import quic_layouts
 from tests.model import run_untunnelled
 from tests.mutations import mutated
 from tests.templates_of_routes import template
 
-ROWS = plain_rows() + too_big_rows()
 BURST = 64
 BUCKETS = 64
 LINGER = 1  # XG_META_LINGER
 MUTATIONS = 4000
-SERVICE = struct.Struct("<16s2sBxHxx")  # struct xg_service
+SERVICE = struct.Struct("<16s2sBxHH")  # struct xg_service
+
+
+def rows_without_tunnel() -> tuple[Golden, ...]:
+    """Of packets straight from the router."""
+    return plain_rows() + too_big_rows() + quic_rows()
 
 
 def golden_forwarder(*, flood: bool = True) -> Forwarder:
@@ -52,13 +60,19 @@ def golden_forwarder(*, flood: bool = True) -> Forwarder:
             key = session_key(CLIENTS[family], state.client_port, slot)
             tables[family].put(key, entry.owner, flags=LINGER if entry.lingering else 0)
     services = b"".join(
-        SERVICE.pack(mapped(VIPS[family]), struct.pack("!H", port), PROTOCOL_NUMBERS[name], slot)
+        SERVICE.pack(
+            mapped(VIPS[family]),
+            struct.pack("!H", port),
+            PROTOCOL_NUMBERS[name],
+            slot,
+            slot in QUIC_SLOTS,
+        )
         for (family, name, port), slot in SERVICES.items()
     )
     templates = b"".join(template(route).pack() for route in (*ROUTES.values(), FLOOD))
     return Forwarder(
         OWN_HOST, tables[4], tables[6], owners, templates, services,
-        len(ROUTES) if flood else None,
+        len(ROUTES) if flood else None, quic=pack_layouts(quic_layouts()),
     )  # fmt: skip
 
 
@@ -72,7 +86,7 @@ def forwarded(forwarder: Forwarder, frames: Sequence[bytes]) -> list[tuple[str, 
 
 @pytest.mark.parametrize("flood", [True, False], ids=["flood", "no flood"])
 def test_the_forwarder_agrees_with_every_plain_golden_packet(flood: bool) -> None:
-    rows = [row for row in ROWS if row.flood == flood and row.agent_alive]
+    rows = [row for row in rows_without_tunnel() if row.flood == flood and row.agent_alive]
     results = forwarded(golden_forwarder(flood=flood), [row.frame for row in rows])
     differences = [
         f"{row.description}: {row.ending}, C: {ending}"
@@ -83,7 +97,7 @@ def test_the_forwarder_agrees_with_every_plain_golden_packet(flood: bool) -> Non
 
 
 def test_each_frame_is_counted_in_its_ending() -> None:
-    rows = [row for row in ROWS if row.flood and row.agent_alive]
+    rows = [row for row in rows_without_tunnel() if row.flood and row.agent_alive]
     forwarder = golden_forwarder()
     forwarded(forwarder, [row.frame for row in rows])
     counted = {name: value for name, value in forwarder.counters().items() if value}
@@ -92,7 +106,7 @@ def test_each_frame_is_counted_in_its_ending() -> None:
 
 def test_mutated_golden_packets_end_as_in_the_model() -> None:
     source = random.Random(443)
-    originals = [row.frame for row in ROWS if 14 < len(row.frame) < 1000]
+    originals = [row.frame for row in rows_without_tunnel() if 14 < len(row.frame) < 1000]
     frames = [mutated(source.choice(originals), source) for _ in range(MUTATIONS)]
     world = golden_world()
     for frame, result in zip(frames, forwarded(golden_forwarder(), frames), strict=True):

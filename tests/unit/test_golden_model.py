@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.golden import Golden, plain_rows
+from tests.golden_quic import quic_rows
 from tests.golden_too_big import too_big_rows
 from tests.golden_tunnel import tunnel_rows
 from tests.golden_world import golden_world
@@ -55,8 +56,13 @@ def test_the_model_agrees_with_every_golden_tunnel_packet() -> None:
     assert _differences(tunnel_rows()) == []
 
 
+def test_the_model_agrees_with_every_golden_quic_packet() -> None:
+    assert _differences(quic_rows()) == []
+
+
 def test_golden_descriptions_name_one_row_each() -> None:
-    names = Counter(golden.description for golden in plain_rows() + too_big_rows() + tunnel_rows())
+    rows = plain_rows() + too_big_rows() + tunnel_rows() + quic_rows()
+    names = Counter(golden.description for golden in rows)
     assert [name for name, times in names.items() if times > 1] == []
 
 
@@ -68,7 +74,8 @@ def endings() -> set[str]:
 
 
 def test_every_ending_has_a_golden_packet_or_needs_a_kernel() -> None:
-    shown = {golden.ending for golden in plain_rows() + too_big_rows() + tunnel_rows()}
+    rows = plain_rows() + too_big_rows() + tunnel_rows() + quic_rows()
+    shown = {golden.ending for golden in rows}
     assert shown <= endings()
     assert endings() - shown == NEED_A_KERNEL | OF_OTHER_FORMATS
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""[dataplane] of the configuration: how packets are taken and sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pyxdp_gossip.config_table import TableReader
+
+MSS_MIN, MSS_MAX = 536, 32767  # RFC 9293: what all must take; the kernel's MAX_TCP_WINDOW
+TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
+"""UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
+UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
+VNI_MAX = (1 << 24) - 1
+DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneConfig:
+    """[dataplane]: how packets are taken and sent.
+
+    `plane`: "xsk", strays go through AF_XDP sockets, or "xdp", the XDP program sends them itself.
+    `mode`: "zero-copy", "copy", "native" (the better of the two), "skb" (generic XDP), or "auto":
+    native, and skb where the driver has no XDP.
+    `cgroup` None: the cgroup2 mount of /proc/mounts. `pins` is this host's folder in bpffs.
+    The two flood rates are floods a second, for sessions seen before and for never-seen ones;
+    `too_big_rate_pps`: ICMP errors a second to clients whose packets are too big for their path.
+    `mss`: the largest segment that the services announce; "auto": what fits the interface's MTU
+    with the outer headers; None: they announce what the kernel says.
+    `encapsulation`: "gue", "geneve", "vxlan" or "ipip", the same on all hosts; `vni` is of Geneve
+    and VXLAN. `udp_checksum`: UDP over IPv6 carries a real checksum (RFC 8200 section 8.1).
+    """
+
+    plane: str
+    mode: str
+    tunnel_port: int
+    cgroup: Path | None
+    pins: Path
+    flood_rate_pps: int
+    flood_new_rate_pps: int
+    too_big_rate_pps: int
+    mss: int | Literal["auto"] | None
+    encapsulation: str = "gue"
+    vni: int = 0
+    udp_checksum: bool = True
+
+
+def read(table: TableReader, host_id: int) -> DataplaneConfig:
+    """The table of the host with this id.
+
+    Raises:
+        ConfigError: a value is wrong.
+    """
+    cgroup = table.text("cgroup", optional=True)
+    pins = table.text("pins", optional=True)
+    encapsulation = table.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
+    return DataplaneConfig(
+        plane=table.choice("plane", ("xsk", "xdp"), "xsk"),
+        mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
+        tunnel_port=table.integer("tunnel_port", 1, 65535, TUNNEL_PORTS[encapsulation]),
+        cgroup=None if cgroup is None else Path(cgroup),
+        pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
+        flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),
+        flood_new_rate_pps=table.integer("flood_new_rate_pps", 1, 10_000_000, 10_000),
+        too_big_rate_pps=table.integer("too_big_rate_pps", 1, 10_000_000, 1000),
+        mss=table.integer_or_auto("mss", MSS_MIN, MSS_MAX),
+        encapsulation=encapsulation,
+        vni=table.integer("vni", 0, VNI_MAX, 0),
+        udp_checksum=not table.boolean("udp6_zero_checksum", False),
+    )
