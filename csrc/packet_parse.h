@@ -60,6 +60,8 @@
 #define XG_PROTO_UDP 17
 #define XG_PROTO_IPV6 41
 
+#define XG_IPV6_FRAGMENT 44	/* the extension header's number, RFC 8200 4.5 */
+
 #define XG_TCP_FIN 0x01
 #define XG_TCP_SYN 0x02
 #define XG_TCP_RST 0x04
@@ -74,12 +76,19 @@ enum xg_parse_reason {
 	XG_PARSE_FRAGMENT,	/* a later fragment: no ports */
 };
 
+enum xg_fragment {
+	XG_FRAGMENT_NONE = 0,	/* a whole packet */
+	XG_FRAGMENT_FIRST,	/* it has the ports, and more fragments follow */
+	XG_FRAGMENT_LATER,
+};
+
 /* What the parser found. Addresses are IPv6; IPv4 ones are v4-mapped (RFC 4291 2.5.5.2). */
 struct xg_packet {
 	__u32 source_be[4];
 	__u32 destination_be[4];
 	__u32 seq;		/* TCP, host order */
 	__u32 ack;		/* TCP, host order */
+	__u32 fragment_id;	/* as on the wire; only of a fragment */
 	__u16 source_port_be;
 	__u16 destination_port_be;
 	__u16 l3_offset;	/* bytes from the frame's start to the IP header */
@@ -89,6 +98,7 @@ struct xg_packet {
 	__u8 protocol;		/* XG_PROTO_TCP or XG_PROTO_UDP */
 	__u8 tcp_flags;
 	__u8 tos;		/* DSCP and ECN: IPv4 TOS, IPv6 traffic class */
+	__u8 fragment;		/* enum xg_fragment */
 };
 
 struct xg_eth {
@@ -185,6 +195,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 {
 	const struct xg_ipv4 *ip = l3;
 	__u32 header_len, total_len;
+	__u16 fragment;
 
 	if ((const void *)(ip + 1) > end)
 		return XG_PARSE_TRUNCATED;
@@ -205,7 +216,12 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	packet->destination_be[0] = packet->destination_be[1] = 0;
 	packet->destination_be[2] = XG_BE32(0xffff);
 	packet->destination_be[3] = ip->destination_be;
-	if (XG_BE16(ip->fragment_be) & 0x1fff)
+	fragment = XG_BE16(ip->fragment_be);
+	if (fragment & 0x3fff) {
+		packet->fragment_id = ip->id_be;
+		packet->fragment = fragment & 0x1fff ? XG_FRAGMENT_LATER : XG_FRAGMENT_FIRST;
+	}
+	if (fragment & 0x1fff)
 		return XG_PARSE_FRAGMENT;
 	return xg_parse_l4((const __u8 *)l3 + header_len, end, packet);
 }
@@ -217,7 +233,7 @@ XG_INLINE int xg_step_extension(const __u8 **cursor, const void *end, __u8 kind)
 
 	if ((const void *)(header + 8) > end)
 		return -XG_PARSE_TRUNCATED;
-	if (kind == 44) {			/* fragment, RFC 8200 4.5 */
+	if (kind == XG_IPV6_FRAGMENT) {
 		*cursor = header + 8;
 		if (((header[2] << 8) | header[3]) & 0xfff8)
 			return -XG_PARSE_FRAGMENT;
@@ -227,6 +243,16 @@ XG_INLINE int xg_step_extension(const __u8 **cursor, const void *end, __u8 kind)
 	if (header[1] > 0x1f)
 		return -XG_PARSE_NOT_TRANSPORT;
 	return header[0];
+}
+
+/* A fragment header that says neither "more" nor an offset makes no fragment (RFC 6946). */
+XG_INLINE void xg_note_fragment(const __u8 *header, const void *end, struct xg_packet *packet)
+{
+	if ((const void *)(header + 8) > end || !(header[2] | (header[3] & 0xf9)))
+		return;
+	__builtin_memcpy(&packet->fragment_id, header + 4, 4);
+	packet->fragment = (header[2] | (header[3] & 0xf8)) ? XG_FRAGMENT_LATER :
+							      XG_FRAGMENT_FIRST;
 }
 
 XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *packet)
@@ -251,8 +277,10 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	next = ip->next_header;
 #pragma GCC unroll 4
 	for (int i = 0; i < XG_IPV6_EXTENSIONS; i++) {
-		if (next != 0 && next != 43 && next != 44 && next != 60)
+		if (next != 0 && next != 43 && next != XG_IPV6_FRAGMENT && next != 60)
 			break;
+		if (next == XG_IPV6_FRAGMENT)
+			xg_note_fragment(cursor, end, packet);
 		next = xg_step_extension(&cursor, end, (__u8)next);
 		if (next < 0)
 			return -next;
@@ -285,6 +313,8 @@ XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet
 		return XG_PARSE_TRUNCATED;
 	ethertype = XG_BE16(eth->ethertype_be);
 	packet->l3_offset = XG_ETH_LEN;
+	packet->protocol = 0;	/* of a header that was not read */
+	packet->fragment = XG_FRAGMENT_NONE;
 #pragma GCC unroll 2
 	for (int i = 0; i < XG_VLAN_TAGS; i++) {
 		const struct xg_vlan *vlan = (const void *)l3;

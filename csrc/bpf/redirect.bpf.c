@@ -14,16 +14,9 @@
 #include "hand_over.h"
 #include "kernel_knows.h"
 #include "maps.h"
+#include "odd.h"
 #include "session_maps.h"
 #include "tunnel.h"
-
-#define HEARTBEAT_LIMIT_NS 1000000000ull
-
-static __always_inline int agent_alive(const struct xg_config *cfg)
-{
-	/* the agent on another core may have stamped after we read the clock: signed */
-	return (__s64)(bpf_ktime_get_ns() - cfg->heartbeat_ns) < (__s64)HEARTBEAT_LIMIT_NS;
-}
 
 static __always_inline struct xg_service *find_service(const struct xg_packet *packet)
 {
@@ -60,7 +53,7 @@ static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 	if (seen <= RECENT_SEEN)
 		tell_agent(packet, XG_EVENT_MISS, slot, 0);
 	/* without the loop, the hosts that the group does not reach get no copy */
-	if (cfg->flood_copies && hand_over(ctx))
+	if (cfg->flood_copies && !packet->fragment && hand_over(ctx))
 		return HANDED_OVER;
 	if (cfg->flood_template == XG_NO_TEMPLATE)
 		return relay(ctx, cfg, packet);
@@ -74,7 +67,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
 				   __u16 slot, int ending)
 {
 	if (found->template_index != XG_NO_TEMPLATE)
-		return cfg->has_loops && hand_over(ctx) ?
+		return cfg->has_loops && !packet->fragment && hand_over(ctx) ?
 			       HANDED_OVER :
 			       encapsulate_here(ctx, packet, found->template_index, 0, ending);
 	if (ending == XG_COUNT_syn_forwarded)
@@ -142,7 +135,7 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 	    (cfg->flood_template == XG_NO_TEMPLATE && !cfg->flood_copies) ||
 	    !within_budget(cfg, XG_BUDGET_SEEN))
 		return XG_COUNT_misdirected_dropped;
-	if (cfg->flood_copies && hand_over(ctx))
+	if (cfg->flood_copies && !inner->fragment && hand_over(ctx))
 		return HANDED_OVER;
 	if (cfg->flood_template != XG_NO_TEMPLATE)
 		return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
@@ -184,7 +177,8 @@ static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg
 static __always_inline int is_delivery(int ending)
 {
 	return ending == XG_COUNT_delivered_stray || ending == XG_COUNT_delivered_syn ||
-	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood;
+	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood ||
+	       ending == XG_COUNT_delivered_fragment || ending == XG_COUNT_delivered_icmp;
 }
 
 /* Step 2: a packet that another host sent here. */
@@ -200,10 +194,15 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 	if (tunnel.is_probe)
 		return answer_probe(ctx, outer, &tunnel);
 	ending = parse_inner(ctx, &tunnel, &inner);
-	if (ending != TUNNEL_OPEN)
+	if (ending == TUNNEL_ODD)
+		ending = judge_odd(ctx, &tunnel, &inner);
+	else if (ending == TUNNEL_OPEN)
+		ending = judge_inner(ctx, cfg, &tunnel, &inner);
+	if (!is_delivery(ending))
 		return ending;
-	ending = judge_inner(ctx, cfg, &tunnel, &inner);
-	return is_delivery(ending) ? strip(ctx, cfg, outer, &inner, ending) : ending;
+	if (inner.fragment)
+		remember_fragment(&inner, XG_NO_TEMPLATE, 0);
+	return strip(ctx, cfg, outer, &inner, ending);
 }
 
 static __always_inline int is_tunnel(const struct xg_config *cfg, const struct xg_packet *packet)
@@ -214,25 +213,33 @@ static __always_inline int is_tunnel(const struct xg_config *cfg, const struct x
 		packet->destination_be[3] == cfg->flood_group_be);
 }
 
+static __always_inline int action_of(int ending);
+
 static __always_inline int handle(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct xg_config *cfg = the_config();
 	struct xg_packet packet = {};
+	int ending, reason;
 
 	if (!cfg)
 		return XG_COUNT_passed_unparsed;
-	switch (xg_parse_frame(data, end, &packet)) {
+	reason = xg_parse_frame(data, end, &packet);
+	switch (reason) {
 	case XG_PARSE_OK:
-		return is_tunnel(cfg, &packet) ? handle_tunnel(ctx, cfg, &packet) :
-						 handle_plain(ctx, cfg, &packet);
+		if (is_tunnel(cfg, &packet))
+			return handle_tunnel(ctx, cfg, &packet);
+		ending = handle_plain(ctx, cfg, &packet);
+		if (packet.fragment && action_of(ending) == XDP_PASS)
+			remember_fragment(&packet, XG_NO_TEMPLATE, 0);
+		return ending;
 	case XG_PARSE_NOT_IP:
 		return XG_COUNT_passed_not_ip;
 	case XG_PARSE_FRAGMENT:
-		return XG_COUNT_passed_fragment;
+		return follow_fragment(ctx, cfg, &packet);
 	default:
-		return XG_COUNT_passed_unparsed;
+		return handle_odd(ctx, cfg, &packet, reason);
 	}
 }
 

@@ -11,10 +11,13 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "fragments.h"
 #include "header_template.h"
+#include "odd_packets.h"
 #include "session_maps.h"
 
 #define TUNNEL_OPEN (-1)	/* no ending yet: go on */
+#define TUNNEL_ODD (-3)		/* the same, but the inner packet has no ports */
 #define L2_MAX (XG_ETH_LEN + XG_VLAN_TAGS * XG_VLAN_LEN)
 
 struct tunnel {
@@ -43,7 +46,11 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 		return XG_COUNT_no_headroom;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	return xg_template_apply(data, end, tmpl, packet, mark) ? ending : XG_COUNT_no_headroom;
+	if (!xg_template_apply(data, end, tmpl, packet, mark))
+		return XG_COUNT_no_headroom;
+	if (packet->fragment)
+		remember_fragment(packet, index, mark);
+	return ending;
 }
 
 /* The same, for floods. */
@@ -112,6 +119,8 @@ static __always_inline int parse_inner(struct xdp_md *ctx, const struct tunnel *
 		reason = xg_parse_ipv6(data + offset, end, inner);
 	else
 		return XG_COUNT_tunnel_malformed;
+	if (reason == XG_PARSE_FRAGMENT || xg_odd_kind(reason, inner) == XG_ODD_ICMP)
+		return TUNNEL_ODD;
 	return reason == XG_PARSE_OK ? TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
 }
 

@@ -205,7 +205,7 @@ static inline struct xg_forwarder make(void)
 	f.template_count = TEMPLATES;
 	memset(places, 0, sizeof(places));
 	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++)
-		assert(!xg_service_put(places, PLACES - 1, &services[i]));
+		assert(!xg_service_put_both(places, PLACES - 1, &services[i]));
 	f.services = places;
 	f.service_mask = PLACES - 1;
 	return f;
