@@ -309,12 +309,12 @@ XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet
 	const __u8 *l3 = (const __u8 *)data + XG_ETH_LEN;
 	__u16 ethertype;
 
+	packet->protocol = 0;	/* of a header that was not read */
+	packet->fragment = XG_FRAGMENT_NONE;
 	if ((const void *)(eth + 1) > end)
 		return XG_PARSE_TRUNCATED;
 	ethertype = XG_BE16(eth->ethertype_be);
 	packet->l3_offset = XG_ETH_LEN;
-	packet->protocol = 0;	/* of a header that was not read */
-	packet->fragment = XG_FRAGMENT_NONE;
 #pragma GCC unroll 2
 	for (int i = 0; i < XG_VLAN_TAGS; i++) {
 		const struct xg_vlan *vlan = (const void *)l3;

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
+from tests import model_odd
+
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 TCP, UDP = 6, 17
 EXTENSIONS: Final = {0: "hop-by-hop", 43: "routing", 44: "fragment", 60: "destination"}
@@ -94,7 +96,8 @@ def _nobody(_: Packet) -> bool:
 @dataclass(slots=True)
 class World:
     """All that the program knows when a frame arrives. `relay`: to a host that it may ask to
-    flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None."""
+    flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None.
+    `fragments`: what became of first ones lately; None: nothing is remembered."""
 
     host: int
     address: IPv4Address
@@ -110,6 +113,7 @@ class World:
     agent_alive: bool = True
     relay: Route | None = None
     knows: Callable[[Packet], bool] = field(default=_nobody)
+    fragments: dict[model_odd.FragmentKey, model_odd.First] | None = None
 
 
 # ---- reading ----
@@ -253,6 +257,7 @@ def wrap(
     """`encapsulate`, unless the result is too big for the path."""
     if packet.length + OVERHEAD > route.mtu:
         return "too_big", frame
+    model_odd.remember(world, frame, packet, route, mark)
     return ending, encapsulate(world, route, frame, packet, mark)
 
 
@@ -264,7 +269,7 @@ def run(world: World, frame: bytes) -> tuple[str, bytes]:
     try:
         packet = parse(frame)
     except NotReadableError as error:
-        return str(error), frame
+        return model_odd.run_unread(world, frame, str(error))
     to_us = (world.address.packed, world.flood_group.packed)
     if (
         packet.family == 4
@@ -273,7 +278,10 @@ def run(world: World, frame: bytes) -> tuple[str, bytes]:
         and packet.destination[12:] in to_us
     ):
         return run_tunnel(world, frame, packet)
-    return run_plain(world, frame, packet)
+    ending, output = run_plain(world, frame, packet)
+    if ending.startswith("passed_"):
+        model_odd.remember(world, frame, packet, None, 0)
+    return ending, output
 
 
 def run_untunnelled(world: World, frame: bytes) -> tuple[str, bytes]:
@@ -281,7 +289,7 @@ def run_untunnelled(world: World, frame: bytes) -> tuple[str, bytes]:
     try:
         return run_plain(world, frame, parse(frame))
     except NotReadableError as error:
-        return str(error), frame
+        return model_odd.run_unread(world, frame, str(error))
 
 
 def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
@@ -360,15 +368,19 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     if first != 0x03 or kind not in (4, 41):
         return "tunnel_malformed", frame
     start = outer.l4 + 8 + GUE_BYTES
+    is_flood = to_group or bool(mark & MARK_FLOOD)
+    is_search = is_flood or bool(mark & MARK_RELAY)
     try:
         inner = (parse_ipv4 if kind == 4 else parse_ipv6)(frame, start)
     except NotReadableError:
-        return "tunnel_malformed", frame
-    is_flood = to_group or bool(mark & MARK_FLOOD)
-    ending = _judge(world, inner, is_flood, is_flood or bool(mark & MARK_RELAY))
+        family = 4 if kind == 4 else 6
+        ending, odd = model_odd.judge_unread(world, frame, start, family, is_search)
+        return _strip(world, frame, outer, odd, ending) if odd else (ending, frame)
+    ending = _judge(world, inner, is_flood, is_search)
     if ending == "misdirected":
         return _misdirected(world, frame, inner, mark)
     if ending.startswith("delivered_"):
+        model_odd.remember(world, frame, inner, None, 0)
         return _strip(world, frame, outer, inner, ending)
     return ending, frame
 
