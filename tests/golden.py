@@ -375,7 +375,6 @@ def plain_rows() -> tuple[Golden, ...]:
     from tests.golden_odd import odd_rows  # which is built of this module
 
     return (
-        *odd_rows(),
         *decision_rows(),
         *shape_rows(),
         *unread_rows(),
@@ -384,4 +383,5 @@ def plain_rows() -> tuple[Golden, ...]:
         *service_rows(),
         *size_rows(),
         *no_flood_rows(),
+        *odd_rows(),
     )

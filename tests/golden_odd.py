@@ -295,8 +295,8 @@ def fragment_rows() -> Iterator[Golden]:
 def first_header(family: int, protocol: int, *, number: int = 901, other: bool = False) -> Any:
     """IP header of a first fragment to the VIP, or to another address."""
     if family == 4:
-        header = ip(4, flags="MF", id=number, proto=protocol)
-        return IP(bytes(header)[:16] + bytes([198, 51, 100, 2])) if other else header
+        return IP(src=str(CLIENTS[4]), dst="198.51.100.2" if other else str(VIPS[4]), flags="MF",
+                  id=number, proto=protocol)  # fmt: skip
     header = ip(6) / IPv6ExtHdrFragment(offset=0, m=1, id=number, nh=protocol)
     if other:
         header[IPv6].dst = "2001:db8:100::2"

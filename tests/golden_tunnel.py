@@ -301,7 +301,6 @@ def tunnel_rows() -> tuple[Golden, ...]:
     from tests.golden_odd import odd_tunnel_rows  # which is built of this module
 
     return (
-        *odd_tunnel_rows(),
         *delivery_rows(),
         *unknown_rows(),
         *refused_rows(),
@@ -309,4 +308,5 @@ def tunnel_rows() -> tuple[Golden, ...]:
         *ecn_rows(),
         *probe_rows(),
         *not_tunnel_rows(),
+        *odd_tunnel_rows(),
     )
