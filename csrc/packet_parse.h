@@ -78,7 +78,7 @@ enum xg_parse_reason {
 
 enum xg_fragment {
 	XG_FRAGMENT_NONE = 0,	/* a whole packet */
-	XG_FRAGMENT_FIRST,	/* it has the ports, and more fragments follow */
+	XG_FRAGMENT_FIRST = 1,	/* it has the ports, and more fragments follow */
 	XG_FRAGMENT_LATER,
 };
 
@@ -88,7 +88,7 @@ struct xg_packet {
 	__u32 destination_be[4];
 	__u32 seq;		/* TCP, host order */
 	__u32 ack;		/* TCP, host order */
-	__u32 fragment_id;	/* as on the wire; only of a fragment */
+	__u32 fragment_id;	/* as on the wire; of a whole packet it means nothing */
 	__u16 source_port_be;
 	__u16 destination_port_be;
 	__u16 l3_offset;	/* bytes from the frame's start to the IP header */
@@ -99,6 +99,7 @@ struct xg_packet {
 	__u8 tcp_flags;
 	__u8 tos;		/* DSCP and ECN: IPv4 TOS, IPv6 traffic class */
 	__u8 fragment;		/* enum xg_fragment */
+	__u8 reserved;		/* no padding: BPF hands the struct on whole */
 };
 
 struct xg_eth {
@@ -158,6 +159,7 @@ _Static_assert(sizeof(struct xg_ipv4) == XG_IPV4_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_ipv6) == XG_IPV6_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_tcp) == XG_TCP_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_udp) == XG_UDP_LEN, "on the wire");
+_Static_assert(sizeof(struct xg_packet) == 60, "no padding");
 
 /* The header must lie in the frame and, as padding may follow it, in the IP packet too. */
 XG_INLINE int xg_parse_l4(const void *l4, const void *end, struct xg_packet *packet)
@@ -217,12 +219,12 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	packet->destination_be[2] = XG_BE32(0xffff);
 	packet->destination_be[3] = ip->destination_be;
 	fragment = XG_BE16(ip->fragment_be);
-	if (fragment & 0x3fff) {
-		packet->fragment_id = ip->id_be;
-		packet->fragment = fragment & 0x1fff ? XG_FRAGMENT_LATER : XG_FRAGMENT_FIRST;
-	}
-	if (fragment & 0x1fff)
+	packet->fragment_id = ip->id_be;
+	packet->fragment = fragment >> 13 & XG_FRAGMENT_FIRST;	/* more fragments */
+	if (fragment & 0x1fff) {
+		packet->fragment = XG_FRAGMENT_LATER;
 		return XG_PARSE_FRAGMENT;
+	}
 	return xg_parse_l4((const __u8 *)l3 + header_len, end, packet);
 }
 
@@ -248,11 +250,10 @@ XG_INLINE int xg_step_extension(const __u8 **cursor, const void *end, __u8 kind)
 /* A fragment header that says neither "more" nor an offset makes no fragment (RFC 6946). */
 XG_INLINE void xg_note_fragment(const __u8 *header, const void *end, struct xg_packet *packet)
 {
-	if ((const void *)(header + 8) > end || !(header[2] | (header[3] & 0xf9)))
+	if ((const void *)(header + 8) > end)
 		return;
 	__builtin_memcpy(&packet->fragment_id, header + 4, 4);
-	packet->fragment = (header[2] | (header[3] & 0xf8)) ? XG_FRAGMENT_LATER :
-							      XG_FRAGMENT_FIRST;
+	packet->fragment |= header[3] & XG_FRAGMENT_FIRST;	/* more fragments */
 }
 
 XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *packet)
@@ -282,6 +283,8 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 		if (next == XG_IPV6_FRAGMENT)
 			xg_note_fragment(cursor, end, packet);
 		next = xg_step_extension(&cursor, end, (__u8)next);
+		if (next == -XG_PARSE_FRAGMENT)
+			packet->fragment = XG_FRAGMENT_LATER;
 		if (next < 0)
 			return -next;
 	}

@@ -86,8 +86,7 @@ def _read6(data: bytes, start: int) -> Header | None:
         if model.EXTENSIONS[protocol] == "fragment":
             size, offset = 8, int.from_bytes(extension[2:4])
             kind = _kind(bool(offset & 1), offset >> 3)
-            if kind:
-                fragment, identification = kind, int.from_bytes(extension[4:8])
+            fragment, identification = kind or fragment, int.from_bytes(extension[4:8])
             if kind == "later":
                 break
         if size > model.EXTENSION_BYTES_MAX:

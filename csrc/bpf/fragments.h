@@ -54,20 +54,21 @@ static __always_inline void fragment_key_of(const struct xg_packet *packet,
 	key->protocol = packet->family == 4 ? packet->protocol : 0;
 }
 
-/* A first fragment was sent, or passed (XG_NO_TEMPLATE); of others nothing is remembered. */
-static __noinline int remember_fragment(const struct xg_packet *packet, __u32 index, __u8 mark)
+/* A first fragment was sent, or passed (XG_NO_TEMPLATE); of others nothing is remembered. Not
+ * static, so that the verifier looks at it once. */
+__noinline int remember_fragment(const struct xg_packet *packet, __u32 index, __u32 mark)
 {
 	struct fragment_key key = {};
 	struct first_fragment first = {};
 
-	if (packet->fragment != XG_FRAGMENT_FIRST || !is_vip(packet))
+	if (!packet || packet->fragment != XG_FRAGMENT_FIRST || !is_vip(packet))
 		return 0;
 	fragment_key_of(packet, &key);
 	first.at_ns = bpf_ktime_get_ns();
 	first.template_index = (__u16)index;
 	first.source_port_be = packet->source_port_be;
 	first.destination_port_be = packet->destination_port_be;
-	first.mark = mark;
+	first.mark = (__u8)mark;
 	first.protocol = packet->protocol;
 	return (int)bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 }

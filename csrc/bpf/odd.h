@@ -5,6 +5,9 @@
  *
  * No stack answers either of them, so that a wrong guess costs a packet, never a connection. They
  * tell the agent nothing: a forged ICMP error makes no claim.
+ *
+ * What redirect.bpf.c calls here is not static: the verifier looks at it once, not anew for each
+ * way to it. So its pointers might be null for all that the verifier knows.
  */
 #ifndef XG_BPF_ODD_H
 #define XG_BPF_ODD_H
@@ -15,12 +18,12 @@
 #include "session_maps.h"
 #include "tunnel.h"
 
-static __noinline int follow_fragment(struct xdp_md *ctx, struct xg_config *cfg,
-				      struct xg_packet *packet)
+__noinline int follow_fragment(struct xdp_md *ctx, struct xg_packet *packet)
 {
+	struct xg_config *cfg = the_config();
 	struct first_fragment *first;
 
-	if (!is_vip(packet))
+	if (!cfg || !packet || !is_vip(packet))
 		return XG_COUNT_passed_fragment;
 	first = first_fragment_of(packet);
 	if (!first)
@@ -46,7 +49,7 @@ static __noinline int read_icmp(struct xdp_md *ctx, struct xg_packet *packet)
 }
 
 /* An ICMP error from the router, about this session of a service. */
-static __noinline int handle_icmp_error(struct xdp_md *ctx, struct xg_config *cfg,
+static __always_inline int handle_icmp_error(struct xdp_md *ctx, struct xg_config *cfg,
 					struct xg_packet *session, __u16 slot)
 {
 	struct found found = {};
@@ -68,12 +71,15 @@ static __noinline int handle_icmp_error(struct xdp_md *ctx, struct xg_config *cf
 }
 
 /* A packet from the router that the parser gave up on. */
-static __always_inline int handle_odd(struct xdp_md *ctx, struct xg_config *cfg,
-				      struct xg_packet *packet, int reason)
+__noinline int handle_odd(struct xdp_md *ctx, struct xg_packet *packet, int reason)
 {
-	int kind = xg_odd_kind(reason, packet);
+	struct xg_config *cfg = the_config();
 	struct xg_service *service;
+	int kind;
 
+	if (!cfg || !packet)
+		return XG_COUNT_passed_unparsed;
+	kind = xg_odd_kind(reason, packet);
 	if (kind == XG_ODD_NONE || !is_vip(packet))
 		return XG_COUNT_passed_unparsed;
 	if (kind == XG_ODD_TINY)
@@ -88,10 +94,7 @@ static __always_inline int handle_odd(struct xdp_md *ctx, struct xg_config *cfg,
 	return handle_icmp_error(ctx, cfg, packet, service->slot);
 }
 
-/* A packet without ports that another host sent here: delivered, or dropped. It is sent on to
- * nobody, and nobody is told. */
-static __noinline int judge_odd(struct xdp_md *ctx, const struct tunnel *tunnel,
-				struct xg_packet *inner)
+static __always_inline int judge_odd(struct xdp_md *ctx, int is_search, struct xg_packet *inner)
 {
 	struct first_fragment *first;
 
@@ -100,15 +103,32 @@ static __noinline int judge_odd(struct xdp_md *ctx, const struct tunnel *tunnel,
 		return first && first->template_index == XG_NO_TEMPLATE ?
 			       XG_COUNT_delivered_fragment : XG_COUNT_fragment_refused;
 	}
-	if (read_icmp(ctx, inner) != XG_ODD_ERROR)
+	if (xg_odd_kind(XG_PARSE_NOT_TRANSPORT, inner) != XG_ODD_ICMP ||
+	    read_icmp(ctx, inner) != XG_ODD_ERROR)
 		return XG_COUNT_tunnel_malformed;
 	if (!service_at(inner->destination_be, inner->destination_port_be, inner->protocol))
 		return XG_COUNT_tunnel_no_service;
 	/* as with UDP itself: an unconnected socket cannot confirm what the sender's table says */
-	if (!tunnel->is_search && inner->protocol == XG_PROTO_UDP)
+	if (!is_search && inner->protocol == XG_PROTO_UDP)
 		return XG_COUNT_delivered_icmp;
 	return kernel_knows(ctx, inner) == XG_UNKNOWN ? XG_COUNT_icmp_unknown :
 							XG_COUNT_delivered_icmp;
+}
+
+/* A packet without ports that another host sent here: delivered, or dropped. It is sent on to
+ * nobody, and nobody is told. */
+__noinline int handle_inner_odd(struct xdp_md *ctx, const struct xg_packet *outer, int is_search,
+				struct xg_packet *inner)
+{
+	struct xg_config *cfg = the_config();
+	int ending;
+
+	if (!cfg || !outer || !inner)
+		return XG_COUNT_tunnel_malformed;
+	ending = judge_odd(ctx, is_search, inner);
+	if (ending != XG_COUNT_delivered_fragment && ending != XG_COUNT_delivered_icmp)
+		return ending;
+	return strip(ctx, cfg, outer, inner, ending);
 }
 
 #endif

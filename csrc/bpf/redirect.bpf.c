@@ -177,8 +177,7 @@ static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg
 static __always_inline int is_delivery(int ending)
 {
 	return ending == XG_COUNT_delivered_stray || ending == XG_COUNT_delivered_syn ||
-	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood ||
-	       ending == XG_COUNT_delivered_fragment || ending == XG_COUNT_delivered_icmp;
+	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood;
 }
 
 /* Step 2: a packet that another host sent here. */
@@ -195,9 +194,10 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 		return answer_probe(ctx, outer, &tunnel);
 	ending = parse_inner(ctx, &tunnel, &inner);
 	if (ending == TUNNEL_ODD)
-		ending = judge_odd(ctx, &tunnel, &inner);
-	else if (ending == TUNNEL_OPEN)
-		ending = judge_inner(ctx, cfg, &tunnel, &inner);
+		return handle_inner_odd(ctx, outer, tunnel.is_search, &inner);
+	if (ending != TUNNEL_OPEN)
+		return ending;
+	ending = judge_inner(ctx, cfg, &tunnel, &inner);
 	if (!is_delivery(ending))
 		return ending;
 	if (inner.fragment)
@@ -237,9 +237,9 @@ static __always_inline int handle(struct xdp_md *ctx)
 	case XG_PARSE_NOT_IP:
 		return XG_COUNT_passed_not_ip;
 	case XG_PARSE_FRAGMENT:
-		return follow_fragment(ctx, cfg, &packet);
+		return follow_fragment(ctx, &packet);
 	default:
-		return handle_odd(ctx, cfg, &packet, reason);
+		return handle_odd(ctx, &packet, reason);
 	}
 }
 

@@ -13,7 +13,6 @@
 
 #include "fragments.h"
 #include "header_template.h"
-#include "odd_packets.h"
 #include "session_maps.h"
 
 #define TUNNEL_OPEN (-1)	/* no ending yet: go on */
@@ -119,7 +118,7 @@ static __always_inline int parse_inner(struct xdp_md *ctx, const struct tunnel *
 		reason = xg_parse_ipv6(data + offset, end, inner);
 	else
 		return XG_COUNT_tunnel_malformed;
-	if (reason == XG_PARSE_FRAGMENT || xg_odd_kind(reason, inner) == XG_ODD_ICMP)
+	if (reason == XG_PARSE_FRAGMENT || reason == XG_PARSE_NOT_TRANSPORT)
 		return TUNNEL_ODD;
 	return reason == XG_PARSE_OK ? TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
 }
