@@ -33,6 +33,20 @@
 #define XG_MASKED(x, mask) ((__u32)(x) & (mask))
 #endif
 
+/* Bytes from one packet pointer to another. BPF's compiler would take the low halves, which the
+ * verifier does not let it subtract. */
+XG_INLINE __u64 xg_distance(const void *from, const void *to)
+{
+	__u64 distance = (__u64)(unsigned long)to;
+
+#ifdef __bpf__
+	__asm__ volatile("%0 -= %1" : "+r"(distance) : "r"(from));
+#else
+	distance -= (unsigned long)from;
+#endif
+	return distance;
+}
+
 /* Headers lie at any address. User space says so (packed), and its compiler makes one load of it;
  * BPF's would make one of each byte, where the kernel takes an unaligned word as it is. */
 #ifdef __bpf__
@@ -88,6 +102,7 @@ struct xg_packet {
 	__u32 destination_be[4];
 	__u32 seq;		/* TCP, host order */
 	__u32 ack;		/* TCP, host order */
+	__u32 beyond;		/* in: bytes of the frame behind `end`, in further buffers */
 	__u32 fragment_id;	/* as on the wire; of a whole packet it means nothing */
 	__u16 source_port_be;
 	__u16 destination_port_be;
@@ -159,7 +174,7 @@ _Static_assert(sizeof(struct xg_ipv4) == XG_IPV4_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_ipv6) == XG_IPV6_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_tcp) == XG_TCP_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_udp) == XG_UDP_LEN, "on the wire");
-_Static_assert(sizeof(struct xg_packet) == 60, "no padding");
+_Static_assert(sizeof(struct xg_packet) == 64, "no padding");
 
 /* The header must lie in the frame and, as padding may follow it, in the IP packet too. */
 XG_INLINE int xg_parse_l4(const void *l4, const void *end, struct xg_packet *packet)
@@ -205,7 +220,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	total_len = XG_MASKED(XG_BE16(ip->total_len_be), 0xffff);
 	if ((ip->version_ihl >> 4) != 4 || header_len < XG_IPV4_LEN || total_len < header_len)
 		return XG_PARSE_BAD_HEADER;
-	if ((const __u8 *)l3 + total_len > (const __u8 *)end)
+	if (total_len > xg_distance(l3, end) + packet->beyond)
 		return XG_PARSE_TRUNCATED;
 	packet->family = 4;
 	packet->protocol = ip->protocol;
@@ -271,7 +286,7 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	packet->family = 6;
 	packet->tos = (__u8)(XG_BE32(ip->version_class_flow_be) >> 20);
 	packet->ip_len = (__u16)(XG_IPV6_LEN + XG_BE16(ip->payload_len_be));
-	if ((const __u8 *)l3 + XG_MASKED(packet->ip_len, 0xffff) > (const __u8 *)end)
+	if (packet->ip_len > xg_distance(l3, end) + packet->beyond)
 		return XG_PARSE_TRUNCATED;
 	__builtin_memcpy(packet->source_be, ip->source_be, 16);
 	__builtin_memcpy(packet->destination_be, ip->destination_be, 16);
@@ -293,7 +308,7 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	return xg_parse_l4(cursor, end, packet);
 }
 
-/* Parses an IP packet at l3; packet->l3_offset must be set. Returns an xg_parse_reason. */
+/* Parses an IP packet at l3; packet->l3_offset and `beyond` must be set. Returns an xg_parse_reason. */
 XG_INLINE int xg_parse_ip(const void *l3, const void *end, __u16 ethertype,
 			  struct xg_packet *packet)
 {
@@ -304,9 +319,8 @@ XG_INLINE int xg_parse_ip(const void *l3, const void *end, __u16 ethertype,
 	return XG_PARSE_NOT_IP;
 }
 
-/* Parses the frame [data, end). Returns an xg_parse_reason; on others than OK the fields of
- * the layers that were read are set, the rest is undefined. */
-XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet *packet)
+/* Parses the frame [data, end), of which there may be more (`beyond`). */
+XG_INLINE int xg_parse_first_buffer(const void *data, const void *end, struct xg_packet *packet)
 {
 	const struct xg_eth *eth = data;
 	const __u8 *l3 = (const __u8 *)data + XG_ETH_LEN;
@@ -331,6 +345,14 @@ XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet
 		packet->l3_offset += XG_VLAN_LEN;
 	}
 	return xg_parse_ip(l3, end, ethertype, packet);
+}
+
+/* Parses the frame [data, end). Returns an xg_parse_reason; on others than OK the fields of
+ * the layers that were read are set, the rest is undefined. */
+XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet *packet)
+{
+	packet->beyond = 0;
+	return xg_parse_first_buffer(data, end, packet);
 }
 
 #endif

@@ -10,6 +10,7 @@
 #ifndef XG_BPF_HAND_OVER_H
 #define XG_BPF_HAND_OVER_H
 
+#include "long_frames.h"
 #include "session_maps.h"
 
 /* Nothing was taken for so long, though something waits: the loop is frozen, or its core is busy
@@ -48,7 +49,7 @@ static __noinline int hand_over(struct xdp_md *ctx)
 		return 0;
 	redirected = *(volatile __u64 *)&queue->redirected;
 	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
-	    bpf_xdp_get_buff_len(ctx) > queue->frame_max || !loop_takes(queue, redirected) ||
+	    bytes_beyond(ctx) || bpf_xdp_get_buff_len(ctx) > queue->frame_max || !loop_takes(queue, redirected) ||
 	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {
 		count(XG_COUNT_loop_behind);
 		return 0;

@@ -13,6 +13,7 @@
 #include "decide.h"
 #include "hand_over.h"
 #include "kernel_knows.h"
+#include "long_frames.h"
 #include "maps.h"
 #include "odd.h"
 #include "session_maps.h"
@@ -192,6 +193,7 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 		return ending;
 	if (tunnel.is_probe)
 		return answer_probe(ctx, outer, &tunnel);
+	inner.beyond = outer->beyond;
 	ending = parse_inner(ctx, &tunnel, &inner);
 	if (ending == TUNNEL_ODD)
 		return handle_inner_odd(ctx, outer, tunnel.is_search, &inner);
@@ -226,6 +228,8 @@ static __always_inline int handle(struct xdp_md *ctx)
 	if (!cfg)
 		return XG_COUNT_passed_unparsed;
 	reason = xg_parse_frame(data, end, &packet);
+	if (reason == XG_PARSE_TRUNCATED)
+		reason = parse_long(ctx, &packet);
 	switch (reason) {
 	case XG_PARSE_OK:
 		if (is_tunnel(cfg, &packet))
@@ -256,7 +260,7 @@ static __always_inline int action_of(int ending)
 	}
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int xg_redirect(struct xdp_md *ctx)
 {
 	int ending = handle(ctx);
