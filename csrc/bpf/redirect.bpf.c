@@ -273,15 +273,21 @@ int xg_redirect(struct xdp_md *ctx)
 
 /* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if a full socket holds the session of
  * the frame and the segment fits, XDP_TX if it is half-open, closing or a cookie's, XDP_DROP if
- * this kernel has no socket of it, XDP_ABORTED in doubt. Counts nothing and tells nobody. */
+ * this kernel has no socket of it, XDP_ABORTED in doubt. Of an ICMP error: XDP_PASS if there is a
+ * socket of the session that it quotes, else XDP_DROP. Counts nothing and tells nobody. */
 SEC("xdp")
 int xg_question(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct xg_packet packet = {};
+	int reason;
 
-	if (xg_parse_frame(data, end, &packet) != XG_PARSE_OK)
+	reason = xg_parse_frame(data, end, &packet);
+	if (xg_odd_kind(reason, &packet) == XG_ODD_ICMP &&
+	    read_icmp(ctx, &packet) == XG_ODD_ERROR)
+		return kernel_knows(ctx, &packet) == XG_UNKNOWN ? XDP_DROP : XDP_PASS;
+	if (reason != XG_PARSE_OK)
 		return XDP_ABORTED;
 	switch (kernel_knows(ctx, &packet)) {
 	case XG_KNOWN_FULL:

@@ -13,6 +13,7 @@ import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.packet import Raw
 
+from pyxdp_gossip.live_explanation import explain_on_host
 from tests.golden import ethernet
 from tests.golden_odd import ERRORS, from_vip, inner_error
 from tests.golden_tunnel import RELAY_MARK, flooded, stripped, tunnelled
@@ -137,6 +138,16 @@ def test_of_udp_a_connected_socket_alone_takes_a_flooded_error(
         assert host.run(flooded(packet)).ending == "icmp_unknown"
         server.connect((str(CLIENTS[family]), port))
         assert endings_in_tunnel(host, packet) == {"delivered_icmp"}
+
+
+def test_an_error_is_explained_as_it_ends(
+    host: HostUnderTest, pair: Pair, live: Connection
+) -> None:
+    for port in (live.client_port, live.client_port + 1000):
+        frame = bytes(ethernet() / about(live.family, port))
+        found = pair[0].run(explain_on_host, host.plane, frame)
+        verdict = host.run(frame)
+        assert (found.ending, found.output) == (verdict.ending, verdict.frame)
 
 
 def test_an_error_tells_the_agent_nothing(host: HostUnderTest, live: Connection) -> None:
