@@ -116,17 +116,10 @@ static void explain_owner(const struct xg_forwarder *f, uint16_t client)
 /* Makes the ICMP packet an error that quotes the VIP's answer to each client; whole and cut. */
 static void explain_icmp_error(const struct xg_forwarder *f, uint8_t *bytes, uint32_t len)
 {
-	uint8_t *quote = bytes + XG_ETH_LEN + XG_IPV4_LEN + 8;
+	uint8_t *ports = put_icmp_error(bytes + XG_ETH_LEN, 4, XG_PROTO_TCP, HOST);
 
-	bytes[34] = 3;
-	memset(quote, 0, XG_IPV4_LEN + 8);
-	quote[0] = 0x45;
-	quote[9] = XG_PROTO_TCP;
-	memcpy(quote + 12, bytes + 30, 4);
-	quote[16] = 10;
-	put_be16(quote + XG_IPV4_LEN, 80);
 	for (uint16_t client = HOST; client < OWNERS_END + 2; client++) {
-		put_be16(quote + XG_IPV4_LEN + 2, client);
+		put_be16(ports + 2, client);
 		for (int kernel = XG_KERNEL_NOT_ASKED; kernel <= XG_KERNEL_UNKNOWN; kernel++)
 			explain_one(f, bytes, len, ROOM, kernel);
 	}
@@ -160,6 +153,8 @@ static void explain_odd_frames(const struct xg_forwarder *f)
 	bytes[14] = 0x44;		/* a header of 16 bytes */
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[14] = 0x45;
+	bytes[23] = 50;			/* ESP */
+	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[23] = 1;			/* ICMP */
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[34] = 8;			/* a ping */
