@@ -308,7 +308,8 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	return xg_parse_l4(cursor, end, packet);
 }
 
-/* Parses an IP packet at l3; packet->l3_offset and `beyond` must be set. Returns an xg_parse_reason. */
+/* Parses an IP packet at l3; packet->l3_offset and `beyond` must be set. Returns an
+ * xg_parse_reason. */
 XG_INLINE int xg_parse_ip(const void *l3, const void *end, __u16 ethertype,
 			  struct xg_packet *packet)
 {

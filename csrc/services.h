@@ -3,7 +3,9 @@
  * The services of a host: (VIP, port, protocol) to slot, in a small open-addressed array.
  *
  * Beside each service lies a row of its VIP alone, with port and protocol 0: what carries no ports
- * is ours if there is such a row. Read by BPF and by user space while further services come: a place's `used` is written last. A
+ * is ours if there is such a row.
+ *
+ * Read by BPF and by user space while further services come: a place's `used` is written last. A
  * BPF array's look-up is inlined, a hash map's is not: each packet pays for this one.
  */
 #ifndef XG_SERVICES_H

@@ -12,15 +12,6 @@
 
 #include "packet_parse.h"
 
-/* Bytes of the frame that lie in further buffers. */
-static __always_inline __u32 bytes_beyond(struct xdp_md *ctx)
-{
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-
-	return (__u32)(bpf_xdp_get_buff_len(ctx) - xg_distance(data, end));
-}
-
 /* Parses anew what seemed cut; a frame that is cut leaves `packet` as it was. Not static, so that
  * the verifier looks at it once. */
 __noinline int parse_long(struct xdp_md *ctx, struct xg_packet *packet)
@@ -30,7 +21,7 @@ __noinline int parse_long(struct xdp_md *ctx, struct xg_packet *packet)
 
 	if (!packet)
 		return XG_PARSE_TRUNCATED;
-	packet->beyond = bytes_beyond(ctx);
+	packet->beyond = (__u32)(bpf_xdp_get_buff_len(ctx) - xg_distance(data, end));
 	return packet->beyond ? xg_parse_first_buffer(data, end, packet) : XG_PARSE_TRUNCATED;
 }
 
