@@ -37,7 +37,7 @@
 	X(miss_no_flood, DROP, "A miss, and there is no way to flood it.") \
 	X(miss_relayed, TX, "To be flooded, without group and loop: sent to a host that will.") \
 	X(fragment_forwarded, TX, "A later fragment, sent where its first one was sent.") \
-	X(fragment_over_budget, DROP, "A later fragment of a flooded one, above the budget.") \
+	X(fragment_over_budget, DROP, "A later fragment of a flooded packet, above the budget.") \
 	X(dropped_tiny_fragment, DROP, "A first fragment to a VIP that ends before its ports do.") \
 	X(icmp_forwarded, TX, "An ICMP error, encapsulated to the owner of what it quotes.") \
 	X(icmp_flooded, TX, "An ICMP error about a session of no table, flooded.") \

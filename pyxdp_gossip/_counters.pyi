@@ -132,7 +132,7 @@ class CounterAttributes:
 
     @property
     def fragment_over_budget(self) -> int:
-        """A later fragment of a flooded one, above the budget. The frame is dropped."""
+        """A later fragment of a flooded packet, above the budget. The frame is dropped."""
 
     @property
     def dropped_tiny_fragment(self) -> int:

@@ -31,7 +31,7 @@ __noinline int follow_fragment(struct xdp_md *ctx, struct xg_packet *packet)
 	if (first->template_index == XG_NO_TEMPLATE)
 		return XG_COUNT_passed_fragment;
 	/* of the budget that a storm may use up: a live client's segments are rarely fragments */
-	if ((first->mark & XG_MARK_FLOOD) && !within_budget(cfg, XG_BUDGET_NEW))
+	if (first->mark && !within_budget(cfg, XG_BUDGET_NEW))
 		return XG_COUNT_fragment_over_budget;
 	packet->source_port_be = first->source_port_be;
 	packet->destination_port_be = first->destination_port_be;

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -233,6 +234,29 @@ def test_tags_and_tos_of_a_later_fragment_are_its_own(
         header.tc = 0xB9
     later = bytes(ethernet(Dot1Q(vlan=5)) / header / Raw(bytes(40)))
     assert endings(host, world, first, later)[1:] == ["fragment_forwarded"]
+
+
+def frame_of_any(source: random.Random) -> bytes:
+    """A first or later fragment of one of few packets, straight or through the tunnel."""
+    family, number = source.choice((4, 6)), source.randint(1, 2)
+    protocol = source.choice((TCP, UDP))
+    if source.random() < 0.5:
+        state = source.choice((State.ABSENT, State.OTHER, State.OWN, State.NO_TEMPLATE))
+        flags = source.choice(("A", "S"))
+        packet = first_header(family, protocol, number=number) / transport(state, protocol, flags)
+    else:
+        packet = later_header(family, protocol, number=number)
+    packet = packet / Raw(bytes(40))
+    way = source.choice((None, None, tunnelled, flooded))
+    return bytes(way(packet) if way else ethernet() / packet)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order_of_fragments_ends_as_in_the_model(
+    host: HostUnderTest, world: World, seed: int
+) -> None:
+    source = random.Random(seed)
+    endings(host, world, *(frame_of_any(source) for _ in range(30)))
 
 
 # ---- budgets ----
