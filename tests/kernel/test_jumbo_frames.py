@@ -131,7 +131,6 @@ def test_a_long_frame_that_is_cut_is_passed_unread(link: JumboLink, family: int)
     before = link.count("passed_unparsed")
     frame = bytes(ethernet() / ip(family) / udp(State.OTHER) / Raw(bytes(8000)))
     link.far.send(frame[:-1])
-    while link.count("passed_unparsed") == before:  # until the test's own time limit
-        pass
     link.far.send(frame)
-    assert link.receive_tunnelled() == encapsulated(frame, ROUTE)
+    assert link.receive_tunnelled() == encapsulated(frame, ROUTE)  # the second one is the first
+    assert link.count("passed_unparsed") > before
