@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "decide.h"
+#include "odd_packets.h"
 
 static void note(struct xg_explanation *out, enum xg_step_code code, uint32_t value,
 		 uint32_t bound)
@@ -31,6 +32,30 @@ static enum xg_step_code code_of_reason(int reason)
 	default:
 		return XG_STEP_not_transport;
 	}
+}
+
+/* Of a frame without ports. 1: it is an ICMP error, and the packet is now the client's of the
+ * session that it quotes. */
+static int note_odd(const struct xg_forwarder *forwarder, const struct xg_frame *frame, int reason,
+		    struct xg_explanation *out)
+{
+	int kind = xg_odd_kind(reason, &out->packet);
+
+	if (kind == XG_ODD_NONE || !xg_forward_is_vip(forwarder, &out->packet)) {
+		note(out, code_of_reason(reason), 0, 0);
+		return 0;
+	}
+	if (kind == XG_ODD_TINY) {
+		note(out, XG_STEP_tiny_fragment, 0, 0);
+		return 0;
+	}
+	kind = xg_read_icmp(frame->data + out->packet.l4_offset, frame->data + frame->len,
+			    &out->packet);
+	if (kind == XG_ODD_ERROR)
+		note(out, XG_STEP_icmp_error, out->packet.protocol, 0);
+	else
+		note(out, kind == XG_ODD_ECHO ? XG_STEP_echo : XG_STEP_icmp, 0, 0);
+	return kind == XG_ODD_ERROR;
 }
 
 static void note_kind(struct xg_explanation *out, int decision)
@@ -164,7 +189,7 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	struct xg_forwarder asked = *forwarder;
 	const struct xg_service *service;
 	int reason = xg_parse_frame(frame->data, frame->data + frame->len, &out->packet);
-	int decision;
+	int decision, is_error = 0;
 	uint16_t index;
 	__u64 meta;
 
@@ -172,12 +197,14 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		asked.own_is_known = 0;
 	forwarder = &asked;
 	out->step_count = 0;
-	if (reason != XG_PARSE_OK) {
-		note(out, code_of_reason(reason), 0, 0);
+	if (reason == XG_PARSE_OK)
+		note(out, XG_STEP_parsed, out->packet.protocol, out->packet.ip_len);
+	else
+		is_error = note_odd(forwarder, frame, reason, out);
+	if (reason != XG_PARSE_OK && !is_error) {
 		forward_uncounted(forwarder, frame);
 		return;
 	}
-	note(out, XG_STEP_parsed, out->packet.protocol, out->packet.ip_len);
 	service = xg_forward_service_of(forwarder, &out->packet);
 	if (!service) {
 		note(out, XG_STEP_no_service, 0, 0);
@@ -187,7 +214,10 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	note(out, XG_STEP_service, service->slot, 0);
 	meta = meta_of(forwarder, &out->packet, service->slot);
 	decision = xg_decide(&out->packet, meta, forwarder->host, 1);
-	note_kind(out, decision);
+	if (is_error)
+		out->packet.tcp_flags = 0;	/* those of no packet that there is */
+	else
+		note_kind(out, decision);
 	if (decision != XG_COUNT_dropped_no_flags)
 		note_entry(out, meta, forwarder->host);
 	if (decision == XG_DECIDE_OWN && asked.own_is_known) {
@@ -198,7 +228,8 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	if (decision > XG_DECIDE_FORWARD_SYN) {
 		note_kernel(out, kernel);
 		if (kernel == XG_KERNEL_KNOWS) {
-			frame->ending = (uint32_t)xg_decide_known(decision);
+			frame->ending = is_error ? (uint32_t)XG_COUNT_passed_icmp_own :
+						   (uint32_t)xg_decide_known(decision);
 			return;
 		}
 	}

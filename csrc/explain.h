@@ -21,6 +21,10 @@
 	X(bad_header)		/* parse; ends */ \
 	X(not_transport)	/* parse; ends */ \
 	X(fragment)		/* parse; ends */ \
+	X(tiny_fragment)	/* parse; ends */ \
+	X(echo)			/* parse; ends */ \
+	X(icmp)			/* parse; ends */ \
+	X(icmp_error)		/* parse; value: IP protocol of the packet that is quoted */ \
 	X(parsed)		/* parse; value: IP protocol, bound: bytes of the IP packet */ \
 	X(no_service)		/* service; ends */ \
 	X(service)		/* service; value: slot */ \
@@ -74,7 +78,7 @@ struct xg_step {
 };
 
 struct xg_explanation {
-	struct xg_packet packet;	/* if step 0 is XG_STEP_parsed */
+	struct xg_packet packet;	/* if step 0 is XG_STEP_parsed, or XG_STEP_icmp_error */
 	struct xg_step steps[XG_STEPS_MAX];
 	uint32_t step_count;
 };

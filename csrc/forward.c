@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "decide.h"
+#include "odd_packets.h"
 #include "too_big.h"
 
 #define KEY_WORDS_V4 1
@@ -22,7 +23,7 @@ struct lookup {
 	uint32_t count;
 };
 
-enum kind { ENDED, OF_SERVICE, OF_TUNNEL };
+enum kind { ENDED, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR };
 
 struct burst {
 	struct xg_packet packets[XG_BURST];
@@ -43,13 +44,10 @@ const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwar
 			       packet->protocol);
 }
 
-static uint32_t ending_of_reason(int reason)
+int xg_forward_is_vip(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
 {
-	if (reason == XG_PARSE_NOT_IP)
-		return XG_COUNT_passed_not_ip;
-	if (reason == XG_PARSE_FRAGMENT)
-		return XG_COUNT_passed_fragment;
-	return XG_COUNT_passed_unparsed;
+	return forwarder->services && xg_service_find(forwarder->services, forwarder->service_mask,
+						      packet->destination_be, 0, 0);
 }
 
 void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words)
@@ -83,6 +81,37 @@ static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packe
 	       xg_same_address(packet->destination_be, forwarder->address_be);
 }
 
+/* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */
+static void parse_odd(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
+		      struct burst *burst, int reason)
+{
+	struct xg_packet *packet = &burst->packets[i];
+	int kind = xg_odd_kind(reason, packet);
+	const struct xg_service *service;
+
+	frame->ending = reason == XG_PARSE_NOT_IP ? XG_COUNT_passed_not_ip :
+						    XG_COUNT_passed_unparsed;
+	if (reason == XG_PARSE_FRAGMENT)
+		frame->ending = XG_COUNT_passed_fragment;
+	if ((kind == XG_ODD_NONE && reason != XG_PARSE_FRAGMENT) ||
+	    !xg_forward_is_vip(forwarder, packet))
+		return;
+	if (reason == XG_PARSE_FRAGMENT) {
+		frame->ending = XG_COUNT_fragment_unknown;
+		return;
+	}
+	frame->ending = XG_COUNT_dropped_tiny_fragment;
+	if (kind == XG_ODD_TINY)
+		return;
+	kind = xg_read_icmp(frame->data + packet->l4_offset, frame->data + frame->len, packet);
+	frame->ending = kind == XG_ODD_ECHO ? XG_COUNT_passed_echo : XG_COUNT_passed_icmp;
+	service = kind == XG_ODD_ERROR ? xg_forward_service_of(forwarder, packet) : NULL;
+	if (service) {
+		burst->kind[i] = OF_ICMP_ERROR;
+		add_key(burst, i, service->slot);
+	}
+}
+
 static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
 		      struct burst *burst)
 {
@@ -98,7 +127,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 		return;
 	}
 	if (reason != XG_PARSE_OK) {
-		frame->ending = ending_of_reason(reason);
+		parse_odd(forwarder, frame, i, burst, reason);
 		return;
 	}
 	service = xg_forward_service_of(forwarder, packet);
@@ -191,7 +220,7 @@ static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct x
 {
 	const uint8_t *end = frame->data + frame->len;
 	struct xg_shim shim = { 0 };
-	struct xg_packet inner;
+	struct xg_packet inner = { 0 };
 
 	if (xg_read_shim(frame->data, end, outer, forwarder->encapsulation, &shim) ||
 	    xg_parse_inner(frame->data, end, &shim, &inner) != XG_PARSE_OK)
@@ -284,6 +313,25 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 	return flood_miss(forwarder, frame, packet);
 }
 
+/* An ICMP error goes where a segment of the session that it quotes would go. */
+static uint32_t act_on_error(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			     const struct xg_packet *session, __u64 meta)
+{
+	int decision = xg_decide(session, meta, forwarder->host, 1);
+	uint16_t index = XG_NO_TEMPLATE;
+
+	if (decision < XG_COUNTERS)
+		return XG_COUNT_passed_icmp_own;
+	if (decision == XG_DECIDE_STRAY)
+		index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
+	if (index != XG_NO_TEMPLATE)
+		return encapsulate(forwarder, frame, session, index, 0, XG_COUNT_icmp_forwarded);
+	index = forwarder->flood ? forwarder->flood->group : XG_NO_TEMPLATE;
+	if (index == XG_NO_TEMPLATE)
+		return XG_COUNT_icmp_dropped;
+	return encapsulate(forwarder, frame, session, index, XG_MARK_FLOOD, XG_COUNT_icmp_flooded);
+}
+
 #define PASSES(name, action, sentence) PASSES_##action(name)
 #define PASSES_PASS(name) case XG_COUNT_##name:
 #define PASSES_DROP(name)
@@ -317,6 +365,9 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		if (burst.kind[i] == OF_SERVICE)
 			frames[i].ending = act(forwarder, &frames[i], &burst.packets[i],
 					       burst.services[i], burst.metas[i]);
+		else if (burst.kind[i] == OF_ICMP_ERROR)
+			frames[i].ending = act_on_error(forwarder, &frames[i], &burst.packets[i],
+							burst.metas[i]);
 		else if (burst.kind[i] == OF_TUNNEL)
 			frames[i].ending = flood_misdirected(forwarder, &frames[i],
 							     &burst.packets[i]);

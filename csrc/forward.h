@@ -80,6 +80,7 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
  * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet);
+int xg_forward_is_vip(const struct xg_forwarder *forwarder, const struct xg_packet *packet);
 void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
 
 /* The third question, of a packet of a QUIC service that the table does not know: the host that

@@ -207,44 +207,51 @@ XG_INLINE __u32 xg_sum_of_word(__u32 be)
 	return (XG_BE32(be) >> 16) + (XG_BE32(be) & 0xffff);
 }
 
-/* Whether the transport's checksum covers exactly what lies behind the IP header. */
-XG_INLINE int xg_has_checksum(const __u8 *l4, const void *end, const struct xg_packet *packet,
-			      __u32 l4_len)
+/* Whether a checksum covers exactly what lies behind the IP header. */
+XG_INLINE int xg_has_checksum(const __u8 *l4, const void *end, __u8 protocol, __u32 l4_len)
 {
 	const struct xg_udp *udp = (const void *)l4;
 
-	if (packet->protocol == XG_PROTO_TCP)
-		return 1;
-	return packet->protocol == XG_PROTO_UDP && (const void *)(udp + 1) <= end &&
-	       udp->check_be != 0 && XG_BE16(udp->len_be) == l4_len;
+	if (protocol == XG_PROTO_UDP)
+		return (const void *)(udp + 1) <= end && udp->check_be != 0 &&
+		       XG_BE16(udp->len_be) == l4_len;
+	return protocol == XG_PROTO_TCP || protocol == XG_PROTO_ICMP ||
+	       protocol == XG_PROTO_ICMPV6;
+}
+
+XG_INLINE int xg_inner_sum4(const struct xg_ipv4 *ip, const void *l4, const void *end,
+			    __u32 l4_len, __u32 *sum)
+{
+	if ((const void *)(ip + 1) > end || (XG_BE16(ip->fragment_be) & 0x3fff) ||
+	    ip->protocol == XG_PROTO_ICMPV6 || !xg_has_checksum(l4, end, ip->protocol, l4_len))
+		return -1;
+	if (ip->protocol == XG_PROTO_ICMP)	/* it has no pseudo header: all sums up to nothing */
+		return 0;
+	*sum = (__u16)~xg_fold(xg_sum_of_word(ip->source_be) + l4_len + ip->protocol +
+			       xg_sum_of_word(ip->destination_be));
+	return 0;
 }
 
 /* The one's-complement sum of a packet whose checksums are right: an IPv4 header sums up to
- * nothing, and what TCP or UDP covers to the complement of its pseudo header. 0; -1: it has no
- * such checksum (a fragment, a datagram without one, extension headers). */
+ * nothing, and what TCP, UDP or ICMPv6 covers to the complement of its pseudo header. 0; -1: it
+ * has no such checksum (a fragment, a datagram without one, extension headers). The protocol is
+ * the header's: an ICMP error goes by the session that it quotes. `sum`: 0. */
 XG_INLINE int xg_inner_sum(const void *l3, const void *end, const struct xg_packet *packet,
 			   __u32 *sum)
 {
 	__u32 header_len = (__u32)packet->l4_offset - packet->l3_offset;
 	__u32 l4_len = packet->ip_len - header_len;
 	const __u8 *l4 = (const __u8 *)l3 + XG_MASKED(header_len, 0x7ff);
-	const struct xg_ipv4 *ip4 = l3;
-	const struct xg_ipv6 *ip6 = l3;
+	const struct xg_ipv6 *ip = l3;
 
-	if (!xg_has_checksum(l4, end, packet, l4_len))
-		return -1;
-	if (packet->family == 4) {
-		if ((const void *)(ip4 + 1) > end || (XG_BE16(ip4->fragment_be) & 0x3fff))
-			return -1;
-		*sum = (__u16)~xg_fold(xg_sum_of_word(ip4->source_be) + l4_len + packet->protocol +
-				       xg_sum_of_word(ip4->destination_be));
-		return 0;
-	}
-	if ((const void *)(ip6 + 1) > end || header_len != XG_IPV6_LEN)
+	if (packet->family == 4)
+		return xg_inner_sum4(l3, l4, end, l4_len, sum);
+	if ((const void *)(ip + 1) > end || header_len != XG_IPV6_LEN ||
+	    ip->next_header == XG_PROTO_ICMP || !xg_has_checksum(l4, end, ip->next_header, l4_len))
 		return -1;
 	/* addresses and length are in both sums, and cancel */
-	*sum = xg_sum_of_word(ip6->version_class_flow_be) +
-	       ((__u32)ip6->next_header << 8 | ip6->hop_limit) + (__u16)~packet->protocol;
+	*sum = xg_sum_of_word(ip->version_class_flow_be) +
+	       ((__u32)ip->next_header << 8 | ip->hop_limit) + (__u16)~ip->next_header;
 	return 0;
 }
 

@@ -33,6 +33,20 @@
 #define XG_MASKED(x, mask) ((__u32)(x) & (mask))
 #endif
 
+/* Bytes from one packet pointer to another. BPF's compiler would take the low halves, which the
+ * verifier does not let it subtract. */
+XG_INLINE __u64 xg_distance(const void *from, const void *to)
+{
+	__u64 distance = (__u64)(unsigned long)to;
+
+#ifdef __bpf__
+	__asm__ volatile("%0 -= %1" : "+r"(distance) : "r"(from));
+#else
+	distance -= (unsigned long)from;
+#endif
+	return distance;
+}
+
 /* Headers lie at any address. User space says so (packed), and its compiler makes one load of it;
  * BPF's would make one of each byte, where the kernel takes an unaligned word as it is. */
 #ifdef __bpf__
@@ -55,10 +69,14 @@
 #define XG_ETHERTYPE_VLAN 0x8100
 #define XG_ETHERTYPE_QINQ 0x88a8
 
+#define XG_PROTO_ICMP 1
 #define XG_PROTO_IPIP 4
 #define XG_PROTO_TCP 6
 #define XG_PROTO_UDP 17
 #define XG_PROTO_IPV6 41
+#define XG_PROTO_ICMPV6 58
+
+#define XG_IPV6_FRAGMENT 44	/* the extension header's number, RFC 8200 4.5 */
 
 #define XG_TCP_FIN 0x01
 #define XG_TCP_SYN 0x02
@@ -74,12 +92,20 @@ enum xg_parse_reason {
 	XG_PARSE_FRAGMENT,	/* a later fragment: no ports */
 };
 
+enum xg_fragment {
+	XG_FRAGMENT_NONE = 0,	/* a whole packet */
+	XG_FRAGMENT_FIRST = 1,	/* it has the ports, and more fragments follow */
+	XG_FRAGMENT_LATER,
+};
+
 /* What the parser found. Addresses are IPv6; IPv4 ones are v4-mapped (RFC 4291 2.5.5.2). */
 struct xg_packet {
 	__u32 source_be[4];
 	__u32 destination_be[4];
 	__u32 seq;		/* TCP, host order */
 	__u32 ack;		/* TCP, host order */
+	__u32 beyond;		/* in: bytes of the frame behind `end`, in further buffers */
+	__u32 fragment_id;	/* as on the wire; of a whole packet it means nothing */
 	__u16 source_port_be;
 	__u16 destination_port_be;
 	__u16 l3_offset;	/* bytes from the frame's start to the IP header */
@@ -89,6 +115,8 @@ struct xg_packet {
 	__u8 protocol;		/* XG_PROTO_TCP or XG_PROTO_UDP */
 	__u8 tcp_flags;
 	__u8 tos;		/* DSCP and ECN: IPv4 TOS, IPv6 traffic class */
+	__u8 fragment;		/* enum xg_fragment */
+	__u8 is_error;		/* an ICMP error: the session is the one that it quotes */
 };
 
 struct xg_eth {
@@ -143,11 +171,22 @@ struct xg_udp {
 	__u16 check_be;
 } XG_UNALIGNED;
 
+#define XG_ICMP_LEN 8
+
+struct xg_icmp {
+	__u8 type;
+	__u8 code;
+	__u16 check;	/* in the order of memory, as a sum of such words is */
+	__u32 rest_be;	/* IPv4: the MTU, 16 bits behind 16 unused ones; IPv6: the MTU */
+} XG_UNALIGNED;
+
+_Static_assert(sizeof(struct xg_icmp) == XG_ICMP_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_eth) == XG_ETH_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_ipv4) == XG_IPV4_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_ipv6) == XG_IPV6_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_tcp) == XG_TCP_LEN, "on the wire");
 _Static_assert(sizeof(struct xg_udp) == XG_UDP_LEN, "on the wire");
+_Static_assert(sizeof(struct xg_packet) == 64, "no padding: BPF hands the struct on whole");
 
 /* The header must lie in the frame and, as padding may follow it, in the IP packet too. */
 XG_INLINE int xg_parse_l4(const void *l4, const void *end, struct xg_packet *packet)
@@ -185,6 +224,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 {
 	const struct xg_ipv4 *ip = l3;
 	__u32 header_len, total_len;
+	__u16 fragment;
 
 	if ((const void *)(ip + 1) > end)
 		return XG_PARSE_TRUNCATED;
@@ -192,7 +232,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	total_len = XG_MASKED(XG_BE16(ip->total_len_be), 0xffff);
 	if ((ip->version_ihl >> 4) != 4 || header_len < XG_IPV4_LEN || total_len < header_len)
 		return XG_PARSE_BAD_HEADER;
-	if ((const __u8 *)l3 + total_len > (const __u8 *)end)
+	if (total_len > xg_distance(l3, end) + packet->beyond)
 		return XG_PARSE_TRUNCATED;
 	packet->family = 4;
 	packet->protocol = ip->protocol;
@@ -205,8 +245,13 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	packet->destination_be[0] = packet->destination_be[1] = 0;
 	packet->destination_be[2] = XG_BE32(0xffff);
 	packet->destination_be[3] = ip->destination_be;
-	if (XG_BE16(ip->fragment_be) & 0x1fff)
+	fragment = XG_BE16(ip->fragment_be);
+	packet->fragment_id = ip->id_be;
+	packet->fragment = fragment >> 13 & XG_FRAGMENT_FIRST;	/* more fragments */
+	if (fragment & 0x1fff) {
+		packet->fragment = XG_FRAGMENT_LATER;
 		return XG_PARSE_FRAGMENT;
+	}
 	return xg_parse_l4((const __u8 *)l3 + header_len, end, packet);
 }
 
@@ -217,7 +262,7 @@ XG_INLINE int xg_step_extension(const __u8 **cursor, const void *end, __u8 kind)
 
 	if ((const void *)(header + 8) > end)
 		return -XG_PARSE_TRUNCATED;
-	if (kind == 44) {			/* fragment, RFC 8200 4.5 */
+	if (kind == XG_IPV6_FRAGMENT) {
 		*cursor = header + 8;
 		if (((header[2] << 8) | header[3]) & 0xfff8)
 			return -XG_PARSE_FRAGMENT;
@@ -227,6 +272,15 @@ XG_INLINE int xg_step_extension(const __u8 **cursor, const void *end, __u8 kind)
 	if (header[1] > 0x1f)
 		return -XG_PARSE_NOT_TRANSPORT;
 	return header[0];
+}
+
+/* A fragment header that says neither "more" nor an offset makes no fragment (RFC 6946). */
+XG_INLINE void xg_note_fragment(const __u8 *header, const void *end, struct xg_packet *packet)
+{
+	if ((const void *)(header + 8) > end)
+		return;
+	__builtin_memcpy(&packet->fragment_id, header + 4, 4);
+	packet->fragment |= header[3] & XG_FRAGMENT_FIRST;	/* more fragments */
 }
 
 XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *packet)
@@ -242,19 +296,22 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	if (XG_BE16(ip->payload_len_be) > 65535 - XG_IPV6_LEN)
 		return XG_PARSE_BAD_HEADER;
 	packet->family = 6;
-	packet->protocol = 0;	/* until the extension headers are read */
 	packet->tos = (__u8)(XG_BE32(ip->version_class_flow_be) >> 20);
 	packet->ip_len = (__u16)(XG_IPV6_LEN + XG_BE16(ip->payload_len_be));
-	if ((const __u8 *)l3 + XG_MASKED(packet->ip_len, 0xffff) > (const __u8 *)end)
+	if (packet->ip_len > xg_distance(l3, end) + packet->beyond)
 		return XG_PARSE_TRUNCATED;
 	__builtin_memcpy(packet->source_be, ip->source_be, 16);
 	__builtin_memcpy(packet->destination_be, ip->destination_be, 16);
 	next = ip->next_header;
 #pragma GCC unroll 4
 	for (int i = 0; i < XG_IPV6_EXTENSIONS; i++) {
-		if (next != 0 && next != 43 && next != 44 && next != 60)
+		if (next != 0 && next != 43 && next != XG_IPV6_FRAGMENT && next != 60)
 			break;
+		if (next == XG_IPV6_FRAGMENT)
+			xg_note_fragment(cursor, end, packet);
 		next = xg_step_extension(&cursor, end, (__u8)next);
+		if (next == -XG_PARSE_FRAGMENT)
+			packet->fragment = XG_FRAGMENT_LATER;
 		if (next < 0)
 			return -next;
 	}
@@ -263,7 +320,8 @@ XG_INLINE int xg_parse_ipv6(const void *l3, const void *end, struct xg_packet *p
 	return xg_parse_l4(cursor, end, packet);
 }
 
-/* Parses an IP packet at l3; packet->l3_offset must be set. Returns an xg_parse_reason. */
+/* Parses an IP packet at l3; packet->l3_offset and `beyond` must be set. Returns an
+ * xg_parse_reason. */
 XG_INLINE int xg_parse_ip(const void *l3, const void *end, __u16 ethertype,
 			  struct xg_packet *packet)
 {
@@ -274,14 +332,16 @@ XG_INLINE int xg_parse_ip(const void *l3, const void *end, __u16 ethertype,
 	return XG_PARSE_NOT_IP;
 }
 
-/* Parses the frame [data, end). Returns an xg_parse_reason; on others than OK the fields of
- * the layers that were read are set, the rest is undefined. */
-XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet *packet)
+/* Parses the frame [data, end), of which there may be more (`beyond`). */
+XG_INLINE int xg_parse_first_buffer(const void *data, const void *end, struct xg_packet *packet)
 {
 	const struct xg_eth *eth = data;
 	const __u8 *l3 = (const __u8 *)data + XG_ETH_LEN;
 	__u16 ethertype;
 
+	packet->protocol = 0;	/* of a header that was not read */
+	packet->fragment = XG_FRAGMENT_NONE;
+	packet->is_error = 0;
 	if ((const void *)(eth + 1) > end)
 		return XG_PARSE_TRUNCATED;
 	ethertype = XG_BE16(eth->ethertype_be);
@@ -299,6 +359,14 @@ XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet
 		packet->l3_offset += XG_VLAN_LEN;
 	}
 	return xg_parse_ip(l3, end, ethertype, packet);
+}
+
+/* Parses the frame [data, end). Returns an xg_parse_reason; on others than OK the fields of
+ * the layers that were read are set, the rest is undefined. */
+XG_INLINE int xg_parse_frame(const void *data, const void *end, struct xg_packet *packet)
+{
+	packet->beyond = 0;
+	return xg_parse_first_buffer(data, end, packet);
 }
 
 #endif

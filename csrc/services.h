@@ -2,6 +2,9 @@
 /*
  * The services of a host: (VIP, port, protocol) to slot, in a small open-addressed array.
  *
+ * Beside each service lies a row of its VIP alone, with port and protocol 0: what carries no ports
+ * is ours if there is such a row.
+ *
  * Read by BPF and by user space while further services come: a place's `used` is written last. A
  * BPF array's look-up is inlined, a hash map's is not: each packet pays for this one.
  */
@@ -13,7 +16,7 @@
 #include "packet_parse.h"
 
 #define XG_SERVICES 4096	/* slots of one host */
-#define XG_SERVICE_PLACES 16384	/* a quarter full at most: runs are short */
+#define XG_SERVICE_PLACES 32768	/* with VIPs a quarter full at most: runs are short */
 #define XG_SERVICE_PROBES 32	/* the longest run that is looked through */
 
 #define XG_SERVICE_QUIC 0x01	/* UDP: connection ids name their owner, see quic_lb.h */
@@ -86,6 +89,20 @@ static inline int xg_service_put(struct xg_service *places, __u32 mask,
 		return 0;
 	}
 	return -ENOSPC;
+}
+
+/* The same for a service and, if it is the first one of it, the row of its VIP. */
+static inline int xg_service_put_both(struct xg_service *places, __u32 mask,
+				      const struct xg_service *service)
+{
+	struct xg_service vip = { .used = 1 };
+	int rc = xg_service_put(places, mask, service);
+
+	if (rc)
+		return rc;
+	__builtin_memcpy(vip.vip_be, service->vip_be, sizeof(vip.vip_be));
+	rc = xg_service_put(places, mask, &vip);
+	return rc == -EEXIST ? 0 : rc;
 }
 #endif
 

@@ -16,7 +16,11 @@
 #define XG_ENDINGS(X) \
 	X(passed_not_ip, PASS, "Not IPv4 or IPv6 (ARP, LLDP, …).") \
 	X(passed_unparsed, PASS, "Truncated, or a header that the parser does not know.") \
-	X(passed_fragment, PASS, "A later fragment: it carries no ports to look up.") \
+	X(passed_fragment, PASS, "A later fragment, to no VIP or of a packet that was passed.") \
+	X(fragment_unknown, PASS, "A later fragment to a VIP whose first one did not come here.") \
+	X(passed_echo, PASS, "An ICMP echo request to a VIP: each host answers by itself.") \
+	X(passed_icmp, PASS, "ICMP to a VIP, neither echo nor an error that quotes a service.") \
+	X(passed_icmp_own, PASS, "An ICMP error about a session of this host, or of no host.") \
 	X(passed_no_service, PASS, "The destination is not a configured service.") \
 	X(passed_own, PASS, "Owned by this host: by the table, and its kernel agrees.") \
 	X(passed_unowned, PASS, "No host has the session: the local kernel may answer.") \
@@ -33,6 +37,12 @@
 	X(miss_over_budget_seen, DROP, "A miss seen before, above the floods' budget.") \
 	X(miss_no_flood, DROP, "A miss, and there is no way to flood it.") \
 	X(miss_relayed, TX, "To be flooded, without group and loop: sent to a host that will.") \
+	X(fragment_forwarded, TX, "A later fragment, sent where its first one was sent.") \
+	X(fragment_over_budget, DROP, "A later fragment of a flooded packet, above the budget.") \
+	X(dropped_tiny_fragment, DROP, "A first fragment to a VIP that ends before its ports do.") \
+	X(icmp_forwarded, TX, "An ICMP error, encapsulated to the owner of what it quotes.") \
+	X(icmp_flooded, TX, "An ICMP error about a session of no table, flooded.") \
+	X(icmp_dropped, DROP, "The same above the floods' budget, or without a flood group.") \
 	X(too_big_answered, TX, "Too big for the path: its sender was told so by an ICMP error.") \
 	X(too_big, DROP, "Too big for the path, not to be answered or above the budget for it.") \
 	X(no_checksum, DROP, "No checksum inside to derive the outer UDP one over IPv6 from.") \
@@ -44,6 +54,10 @@
 	X(delivered_syn, PASS, "A SYN sent here by another host: stripped.") \
 	X(delivered_udp, PASS, "UDP of a service sent here by another host: stripped.") \
 	X(delivered_flood, PASS, "A flood of a session that this kernel knows: stripped.") \
+	X(delivered_fragment, PASS, "A later fragment sent here like its first one: stripped.") \
+	X(delivered_icmp, PASS, "An ICMP error sent here about a session known here: stripped.") \
+	X(fragment_refused, DROP, "A later fragment sent here, no first one was delivered.") \
+	X(icmp_unknown, DROP, "An ICMP error sent here about a session not known here.") \
 	X(flood_unknown, DROP, "A flood of a session that this kernel does not know.") \
 	X(flood_syn, DROP, "A flooded SYN: a flood never opens a session.") \
 	X(misdirected_flooded, TX, "Sent here, or to be flooded; not known here: flooded, once.") \

@@ -16,9 +16,6 @@
  * IPv4 and TCP headers; of IPv6 also 80 bytes of extension headers. */
 #define XG_QUOTE 128
 #define XG_QUOTED_PORTS 8	/* of TCP or UDP: no client believes it without */
-#define XG_ICMP_LEN 8
-#define XG_PROTO_ICMP 1
-#define XG_PROTO_ICMPV6 58
 #define XG_ICMP_UNREACHABLE 3
 #define XG_ICMP_FRAGMENTATION_NEEDED 4
 #define XG_ICMPV6_TOO_BIG 2
@@ -30,15 +27,6 @@
 #define XG_ANSWER4_LEN (XG_IPV4_LEN + XG_ICMP_LEN + XG_QUOTE)
 #define XG_ANSWER6_LEN (XG_IPV6_LEN + XG_ICMP_LEN + XG_QUOTE)
 #define XG_L2_MAX (XG_ETH_LEN + XG_VLAN_TAGS * XG_VLAN_LEN)
-
-struct xg_icmp {
-	__u8 type;
-	__u8 code;
-	__u16 check;	/* in the order of memory, as a sum of such words is */
-	__u32 mtu_be;	/* IPv4: 16 bits behind 16 unused ones */
-} XG_UNALIGNED;
-
-_Static_assert(sizeof(struct xg_icmp) == XG_ICMP_LEN, "on the wire");
 
 /* Bytes of the largest packet that a template's path takes. */
 XG_INLINE __u32 xg_inner_mtu(const struct xg_template *tmpl)
@@ -73,7 +61,9 @@ XG_INLINE __u32 xg_too_big_mtu(const void *data, const void *end, const struct x
 
 	if ((const void *)(eth + 1) > end || (const void *)(ip + 1) > end)
 		return 0;
-	if ((packet->protocol != XG_PROTO_TCP && packet->protocol != XG_PROTO_UDP) ||
+	/* RFC 1122 3.2.2: not about an ICMP error, nor about a later fragment */
+	if (packet->is_error || packet->fragment == XG_FRAGMENT_LATER ||
+	    (packet->protocol != XG_PROTO_TCP && packet->protocol != XG_PROTO_UDP) ||
 	    packet->l3_offset > XG_L2_MAX || (eth->destination[0] & 1) ||
 	    header_len > XG_QUOTE - XG_QUOTED_PORTS || !xg_is_host_address(packet))
 		return 0;
@@ -97,6 +87,8 @@ XG_INLINE __u64 xg_move_quote(__u8 *to, const __u8 *from)
 #ifdef __bpf__
 		word = *(const __u64 *)(from + at - 8);
 		*(__u64 *)(to + at - 8) = word;
+		/* one word at a time: all of them at once would take the stack that callers need */
+		__asm__ volatile("" : : : "memory");
 #else
 		__builtin_memcpy(&word, from + at - 8, 8);
 		__builtin_memcpy(to + at - 8, &word, 8);
@@ -118,8 +110,8 @@ XG_INLINE void xg_write_icmp(struct xg_icmp *icmp, __u8 type, __u8 code, __u32 m
 {
 	icmp->type = type;
 	icmp->code = code;
-	icmp->mtu_be = XG_BE32(mtu);
-	icmp->check = xg_checksum(sum + type + (code << 8) + icmp->mtu_be);
+	icmp->rest_be = XG_BE32(mtu);
+	icmp->check = xg_checksum(sum + type + (code << 8) + icmp->rest_be);
 }
 
 XG_INLINE void xg_write_answer4(__u8 *l3, const struct xg_packet *packet, __u32 mtu)

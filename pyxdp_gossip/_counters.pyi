@@ -21,7 +21,38 @@ class CounterAttributes:
 
     @property
     def passed_fragment(self) -> int:
-        """A later fragment: it carries no ports to look up. The frame is passed to the stack."""
+        """A later fragment, to no VIP or of a packet that was passed.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def fragment_unknown(self) -> int:
+        """A later fragment to a VIP whose first one did not come here.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def passed_echo(self) -> int:
+        """An ICMP echo request to a VIP: each host answers by itself.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def passed_icmp(self) -> int:
+        """ICMP to a VIP, neither echo nor an error that quotes a service.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def passed_icmp_own(self) -> int:
+        """An ICMP error about a session of this host, or of no host.
+
+        The frame is passed to the stack.
+        """
 
     @property
     def passed_no_service(self) -> int:
@@ -100,8 +131,28 @@ class CounterAttributes:
         """To be flooded, without group and loop: sent to a host that will. The frame is sent."""
 
     @property
-    def too_big_answered(self) -> int:
-        """Too big for the path: its sender was told so by an ICMP error. The frame is sent."""
+    def fragment_forwarded(self) -> int:
+        """A later fragment, sent where its first one was sent. The frame is sent."""
+
+    @property
+    def fragment_over_budget(self) -> int:
+        """A later fragment of a flooded packet, above the budget. The frame is dropped."""
+
+    @property
+    def dropped_tiny_fragment(self) -> int:
+        """A first fragment to a VIP that ends before its ports do. The frame is dropped."""
+
+    @property
+    def icmp_forwarded(self) -> int:
+        """An ICMP error, encapsulated to the owner of what it quotes. The frame is sent."""
+
+    @property
+    def icmp_flooded(self) -> int:
+        """An ICMP error about a session of no table, flooded. The frame is sent."""
+
+    @property
+    def icmp_dropped(self) -> int:
+        """The same above the floods' budget, or without a flood group. The frame is dropped."""
 
     @property
     def too_big(self) -> int:
@@ -156,6 +207,28 @@ class CounterAttributes:
 
         The frame is passed to the stack.
         """
+
+    @property
+    def delivered_fragment(self) -> int:
+        """A later fragment sent here like its first one: stripped.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def delivered_icmp(self) -> int:
+        """An ICMP error sent here about a session known here: stripped.
+
+        The frame is passed to the stack.
+        """
+
+    @property
+    def fragment_refused(self) -> int:
+        """A later fragment sent here, no first one was delivered. The frame is dropped."""
+
+    @property
+    def icmp_unknown(self) -> int:
+        """An ICMP error sent here about a session not known here. The frame is dropped."""
 
     @property
     def flood_unknown(self) -> int:

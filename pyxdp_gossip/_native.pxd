@@ -205,7 +205,7 @@ cdef extern from "services.h" nogil:
     struct xg_service:
         u16 slot
 
-    int xg_service_put(xg_service *places, u32 mask, const xg_service *service) noexcept
+    int xg_service_put_both(xg_service *places, u32 mask, const xg_service *service) noexcept
 
 
 # ---- quic_lb.h ----

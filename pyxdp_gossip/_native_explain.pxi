@@ -33,6 +33,7 @@ cdef extern from "explain.h" nogil:
     enum:
         XG_STEPS_MAX
         XG_STEP_parsed
+        XG_STEP_icmp_error
 
     enum xg_kernel_answer:
         XG_KERNEL_NOT_ASKED
@@ -93,7 +94,8 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
 
     Returns:
         (ending, frame as it leaves, packet, steps). The packet is None if it cannot be read, else
-        (client, client port, VIP, port, IP protocol, TCP flags); a step is (name, value, bound).
+        (client, client port, VIP, port, IP protocol, TCP flags), of an ICMP error those of the
+        session that it quotes; a step is (name, value, bound).
     """
     cdef xg_kernel_answer answer = XG_KERNEL_NOT_ASKED
     cdef xg_explanation found
@@ -109,7 +111,8 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     return (
         xg_counter_names[one.ending].name.decode(),
         <bytes>one.data[:one.len],
-        parsed_fields(&found.packet) if found.steps[0].code == XG_STEP_parsed else None,
+        parsed_fields(&found.packet)
+        if found.steps[0].code in (XG_STEP_parsed, XG_STEP_icmp_error) else None,
         [
             (xg_step_names[found.steps[index].code].decode(), found.steps[index].value,
              found.steps[index].bound)

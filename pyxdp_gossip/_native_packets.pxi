@@ -80,11 +80,11 @@ SERVICE_PLACES = XG_SERVICE_PLACES  # of the BPF map
 
 
 def service_places(services not None, places=None):
-    """The services as the array that C and BPF search.
+    """The services, and a row of each VIP, as the array that C and BPF search.
 
     Args:
         services: (n * 24,) bytes of `struct xg_service`, n at most 4096.
-        places: of the array, a power of two; None: four times n, or more.
+        places: of the array, a power of two; None: eight times n, or more.
 
     Returns:
         (places * 24,) bytes.
@@ -102,12 +102,12 @@ def service_places(services not None, places=None):
     if count > XG_SERVICES:
         raise ValueError(f"{count} services, at most {XG_SERVICES}")
     if places is None:
-        places = max(8, 1 << (4 * count - 1).bit_length()) if count else 8
+        places = max(8, 1 << (8 * count - 1).bit_length()) if count else 8
     room = bytearray(places * sizeof(xg_service))
     out = room
     for i in range(count):
-        rc = xg_service_put(<xg_service *>out, places - 1,
-                            <const xg_service *>(&view[i * sizeof(xg_service)]))
+        rc = xg_service_put_both(<xg_service *>out, places - 1,
+                                 <const xg_service *>(&view[i * sizeof(xg_service)]))
         if rc < 0:
             raise ValueError(f"service {i} of {count}: {os.strerror(-rc)}")
     return bytes(room)

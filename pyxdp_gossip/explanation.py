@@ -54,7 +54,23 @@ WORDINGS: Final[Mapping[str, Wording]] = {
         "It is neither TCP nor UDP, or has too many extension headers.",
         "Without ports there is no session; the stack judges by itself.",
     ),
-    "fragment": Wording(READ, "It is a later fragment.", "It carries no ports."),
+    "fragment": Wording(
+        READ, "It is a later fragment.", "It has no ports; a running host sends it after its first."
+    ),
+    "tiny_fragment": Wording(
+        READ,
+        "It is a first fragment that ends before its ports do.",
+        "No stack sends it; put together, it could be a segment of a session elsewhere.",
+    ),
+    "echo": Wording(READ, "It is a ping.", "Each host answers for itself."),
+    "icmp": Wording(
+        READ, "It is ICMP that quotes no TCP and no UDP of the VIP.", "It is of no session."
+    ),
+    "icmp_error": Wording(
+        READ,
+        "It is an ICMP error that quotes IP protocol {value}.",
+        "It is for the host that owns the session of the quoted packet.",
+    ),
     "parsed": Wording(
         READ, "Yes: IP protocol {value}, {bound} bytes.", "Addresses and ports name its session."
     ),
@@ -173,9 +189,9 @@ class Explanation:
         action: "pass" to the stack, "drop", or "tx": sent.
         sentence: the ending's sentence.
         steps: what was asked and found, in order.
-        session: the session by the packet's addresses and ports, of a service or not; None if
-            they cannot be read, or a port is 0.
-        tcp_flags: letters of FSRPAUEC; "" for UDP and for what cannot be read.
+        session: the session by the packet's addresses and ports, of a service or not, or by those
+            that an ICMP error quotes; None if they cannot be read, or a port is 0.
+        tcp_flags: letters of FSRPAUEC; "" for UDP, ICMP errors and what cannot be read.
         owner: the host id by the session table; None: not in it, or marked as nobody's.
         output: the frame as it leaves or is passed, bytes; of a dropped one, as it came.
     """

@@ -255,15 +255,18 @@ def unread_rows() -> Iterator[Golden]:
     yield row("LLDP", ethernet() / Raw(bytes(46)), "passed_not_ip")
     three = (Dot1AD(vlan=5), Dot1Q(vlan=6), Dot1Q(vlan=7))
     yield row("a third VLAN tag", ethernet(*three) / ip(4) / stray, "passed_not_ip")
-    yield row("ICMP", ethernet() / ip(4) / ICMP(), "passed_unparsed")
-    yield row("ICMPv6", ethernet() / ip(6) / ICMPv6EchoRequest(), "passed_unparsed")
+    to_host = IP(src=str(CLIENTS[4]), dst=str(OWN_ADDRESS))
+    yield row("ICMP to this host", ethernet() / to_host / ICMP(), "passed_unparsed")
+    other = IPv6(src=str(CLIENTS[6]), dst="2001:db8:100::2")
+    yield row("ICMPv6 to another address", ethernet() / other / ICMPv6EchoRequest(),
+              "passed_unparsed")  # fmt: skip
     yield row("ESP over IPv6", ethernet() / ip(6, nh=50) / Raw(bytes(40)), "passed_unparsed")
     later = ethernet() / ip(4, frag=1, proto=6) / Raw(bytes(40))
-    yield row("later IPv4 fragment", later, "passed_fragment")
+    yield row("later IPv4 fragment", later, "fragment_unknown")
     later = ethernet() / ip(4, flags="MF", frag=0x1FFF, proto=1) / Raw(bytes(40))
-    yield row("the last possible IPv4 fragment offset", later, "passed_fragment")
+    yield row("the last possible IPv4 fragment offset", later, "fragment_unknown")
     later = ethernet() / ip(6) / IPv6ExtHdrFragment(offset=1, nh=6) / Raw(bytes(40))
-    yield row("later IPv6 fragment", later, "passed_fragment")
+    yield row("later IPv6 fragment", later, "fragment_unknown")
     five = ip(6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt()
     five = five / IPv6ExtHdrDestOpt() / IPv6ExtHdrDestOpt()
     yield row("five IPv6 extensions", ethernet() / five / stray, "passed_unparsed")
@@ -365,6 +368,8 @@ def no_flood_rows() -> Iterator[Golden]:
 @cache
 def plain_rows() -> tuple[Golden, ...]:
     """All rows of packets without a tunnel header; they need no kernel and no socket."""
+    from tests.golden_odd import odd_rows  # which is built of this module
+
     return (
         *decision_rows(),
         *shape_rows(),
@@ -374,4 +379,5 @@ def plain_rows() -> tuple[Golden, ...]:
         *service_rows(),
         *size_rows(),
         *no_flood_rows(),
+        *odd_rows(),
     )

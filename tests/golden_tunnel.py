@@ -228,7 +228,7 @@ def truncated_tunnel_rows() -> Iterator[Golden]:
             name = f"IPv{family} in GUE, {length} bytes of {len(whole)}"
             yield row(name, outer(whole[:length]), "tunnel_malformed")
     fragment = ip(4, frag=1, proto=6) / Raw(bytes(40))
-    yield row("an inner fragment", tunnelled(fragment), "tunnel_malformed")
+    yield row("an inner fragment", tunnelled(fragment), "fragment_refused")
 
 
 # RFC 6040 figure 4 as text: rows inner Not-ECT, ECT(0), ECT(1), CE; columns outer the same.
@@ -298,6 +298,8 @@ def not_tunnel_rows() -> Iterator[Golden]:
 @cache
 def tunnel_rows() -> tuple[Golden, ...]:
     """All rows of packets with a tunnel header."""
+    from tests.golden_odd import odd_tunnel_rows  # which is built of this module
+
     return (
         *delivery_rows(),
         *unknown_rows(),
@@ -306,4 +308,5 @@ def tunnel_rows() -> tuple[Golden, ...]:
         *ecn_rows(),
         *probe_rows(),
         *not_tunnel_rows(),
+        *odd_tunnel_rows(),
     )

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from tests import model_odd
 from tests.model_formats import (
     GUE_IPV4,
     Flavour,
-    Shim,
     has_checksum,
     is_for_tunnel,
     outer_headers,
@@ -65,6 +65,7 @@ class Packet:
     l3: int  # offset of the IP header in the frame
     l4: int
     length: int  # of the IP packet, by its own header
+    may_be_told: bool = True  # if it is too big: no ICMP error, no later fragment
 
     @property
     def is_syn(self) -> bool:
@@ -116,7 +117,8 @@ def _names_nobody(_slot: int, _frame: bytes, _packet: Packet) -> int | None:
 @dataclass(slots=True)
 class World:
     """All that the program knows when a frame arrives. `relay`: to a host that it may ask to
-    flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None."""
+    flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None.
+    `fragments`: what became of first ones lately; None: nothing is remembered."""
 
     host: int
     address: IPv4Address | IPv6Address
@@ -134,6 +136,7 @@ class World:
     flavour: Flavour = GUE_IPV4
     knows: Callable[[Packet], bool] = field(default=_nobody)
     named: Callable[[int, bytes, Packet], int | None] = field(default=_names_nobody)
+    fragments: dict[model_odd.FragmentKey, model_odd.First] | None = None
 
 
 # ---- reading ----
@@ -275,6 +278,7 @@ def wrap(
     inner = frame[packet.l3 : packet.l3 + packet.length]
     if world.flavour.checksum and not has_checksum(inner, packet):
         return "no_checksum", frame
+    model_odd.remember(world, frame, packet, route, mark)
     return ending, encapsulate(world, route, frame, packet, mark)
 
 
@@ -288,12 +292,15 @@ def run(world: World, frame: bytes) -> tuple[str, bytes]:
     except NoTransportError as error:
         if _is_tunnel(world, error.packet):
             return run_tunnel(world, frame, error.packet)
-        return str(error), frame
+        return model_odd.run_unread(world, frame, str(error))
     except NotReadableError as error:
-        return str(error), frame
+        return model_odd.run_unread(world, frame, str(error))
     if _is_tunnel(world, packet):
         return run_tunnel(world, frame, packet)
-    return run_plain(world, frame, packet)
+    ending, output = run_plain(world, frame, packet)
+    if ending.startswith("passed_"):
+        model_odd.remember(world, frame, packet, None, 0)
+    return ending, output
 
 
 def mapped(address: IPv4Address | IPv6Address) -> bytes:
@@ -311,7 +318,7 @@ def run_untunnelled(world: World, frame: bytes) -> tuple[str, bytes]:
     try:
         return run_plain(world, frame, parse(frame))
     except NotReadableError as error:
-        return str(error), frame
+        return model_odd.run_unread(world, frame, str(error))
 
 
 def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
@@ -395,23 +402,21 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
         return "tunnel_malformed", frame
     if shim.is_probe:
         return "probe_answered", _answer(frame, outer, peer)
-    return _open(world, frame, outer, shim, to_group)
-
-
-def _open(
-    world: World, frame: bytes, outer: Packet, shim: Shim, to_group: bool
-) -> tuple[str, bytes]:
+    is_flood = to_group or bool(shim.mark & MARK_FLOOD)
+    is_search = is_flood or bool(shim.mark & MARK_RELAY)
+    if shim.kind not in (4, 41):
+        return "tunnel_malformed", frame
     try:
-        if shim.kind not in (4, 41):
-            raise NotReadableError("not IP")
         inner = (parse_ipv4 if shim.kind == 4 else parse_ipv6)(frame, shim.inner_at)
     except NotReadableError:
-        return "tunnel_malformed", frame
-    is_flood = to_group or bool(shim.mark & MARK_FLOOD)
-    ending = _judge(world, inner, is_flood, is_flood or bool(shim.mark & MARK_RELAY))
+        family = 4 if shim.kind == 4 else 6
+        ending, odd = model_odd.judge_unread(world, frame, shim.inner_at, family, is_search)
+        return _strip(world, frame, outer, odd, ending) if odd else (ending, frame)
+    ending = _judge(world, inner, is_flood, is_search)
     if ending == "misdirected":
         return _misdirected(world, frame, inner, shim.mark)
     if ending.startswith("delivered_"):
+        model_odd.remember(world, frame, inner, None, 0)
         return _strip(world, frame, outer, inner, ending)
     return ending, frame
 

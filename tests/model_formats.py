@@ -66,12 +66,14 @@ def checksum(data: bytes) -> int:
 
 def has_checksum(inner: bytes, packet: Any) -> bool:
     """Whether the inner packet's own checksum covers all of its payload."""
-    header = packet.l4 - packet.l3
+    header, protocol = packet.l4 - packet.l3, inner[9 if packet.family == 4 else 6]
     if packet.family == 4 and int.from_bytes(inner[6:8]) & 0x3FFF:
         return False
     if packet.family == 6 and header != 40:
         return False
-    if packet.protocol == UDP:
+    if protocol not in (6, UDP, 1 if packet.family == 4 else 58):
+        return False
+    if protocol == UDP:
         length, field = struct.unpack_from("!HH", inner, header + 4)
         return field != 0 and length == packet.length - header
     return True

@@ -27,7 +27,7 @@ def answered(frame: bytes, packet: Packet, mtu: int) -> bytes | None:
     Args:
         mtu: bytes of the largest packet that would have fit.
     """
-    if packet.l3 > L2_MAX or frame[0] & 1:  # out of a tunnel; to many hosts
+    if not packet.may_be_told or packet.l3 > L2_MAX or frame[0] & 1:  # a tunnel's; to many hosts
         return None
     if packet.l4 - packet.l3 + PORTS > QUOTE or not _is_one_host(packet):
         return None

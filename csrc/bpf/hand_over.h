@@ -37,6 +37,15 @@ static __always_inline int loop_takes(struct xg_queue *queue, __u64 redirected)
 	return now - queue->seen_at_ns < LOOP_STALLED_NS;
 }
 
+/* The loop's socket takes whole buffers of this size, one a frame. */
+static __always_inline int fits_loop(struct xdp_md *ctx, __u64 frame_max)
+{
+	__u64 len = bpf_xdp_get_buff_len(ctx);
+
+	return len <= frame_max &&
+	       len == xg_distance((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+}
+
 /* True: the frame is the loop's, and the program must return XDP_REDIRECT. */
 static __noinline int hand_over(struct xdp_md *ctx)
 {
@@ -48,7 +57,7 @@ static __noinline int hand_over(struct xdp_md *ctx)
 		return 0;
 	redirected = *(volatile __u64 *)&queue->redirected;
 	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
-	    bpf_xdp_get_buff_len(ctx) > queue->frame_max || !loop_takes(queue, redirected) ||
+	    !fits_loop(ctx, queue->frame_max) || !loop_takes(queue, redirected) ||
 	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {
 		count(XG_COUNT_loop_behind);
 		return 0;

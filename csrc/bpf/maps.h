@@ -13,6 +13,8 @@
 #include "stats.h"
 #include "xg_types.h"
 
+#define HEARTBEAT_LIMIT_NS 1000000000ull
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -72,6 +74,12 @@ static __always_inline struct xg_config *the_config(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&config, &zero);
+}
+
+static __always_inline int agent_alive(const struct xg_config *cfg)
+{
+	/* the agent on another core may have stamped after we read the clock: signed */
+	return (__s64)(bpf_ktime_get_ns() - cfg->heartbeat_ns) < (__s64)HEARTBEAT_LIMIT_NS;
 }
 
 #endif

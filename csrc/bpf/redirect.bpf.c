@@ -13,18 +13,12 @@
 #include "decide.h"
 #include "hand_over.h"
 #include "kernel_knows.h"
+#include "long_frames.h"
 #include "maps.h"
+#include "odd.h"
 #include "quic.h"
 #include "session_maps.h"
 #include "tunnel.h"
-
-#define HEARTBEAT_LIMIT_NS 1000000000ull
-
-static __always_inline int agent_alive(const struct xg_config *cfg)
-{
-	/* the agent on another core may have stamped after we read the clock: signed */
-	return (__s64)(bpf_ktime_get_ns() - cfg->heartbeat_ns) < (__s64)HEARTBEAT_LIMIT_NS;
-}
 
 static __always_inline struct xg_service *find_service(const struct xg_packet *packet)
 {
@@ -61,7 +55,7 @@ static __noinline int flood_miss(struct xdp_md *ctx, struct xg_config *cfg,
 	if (seen <= RECENT_SEEN)
 		tell_agent(packet, XG_EVENT_MISS, slot, 0);
 	/* without the loop, the hosts that the group does not reach get no copy */
-	if (cfg->flood_copies && hand_over(ctx))
+	if (cfg->flood_copies && !packet->fragment && hand_over(ctx))
 		return HANDED_OVER;
 	if (cfg->flood_template == XG_NO_TEMPLATE)
 		return relay(ctx, cfg, packet);
@@ -75,7 +69,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct xg_config *cfg,
 				   __u16 slot, int ending)
 {
 	if (found->template_index != XG_NO_TEMPLATE)
-		return cfg->has_loops && hand_over(ctx) ?
+		return cfg->has_loops && !packet->fragment && hand_over(ctx) ?
 			       HANDED_OVER :
 			       encapsulate_here(ctx, packet, found->template_index, 0, ending);
 	if (ending == XG_COUNT_syn_forwarded)
@@ -148,7 +142,7 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 	    (cfg->flood_template == XG_NO_TEMPLATE && !cfg->flood_copies) ||
 	    !within_budget(cfg, XG_BUDGET_SEEN))
 		return XG_COUNT_misdirected_dropped;
-	if (cfg->flood_copies && hand_over(ctx))
+	if (cfg->flood_copies && !inner->fragment && hand_over(ctx))
 		return HANDED_OVER;
 	if (cfg->flood_template != XG_NO_TEMPLATE)
 		return encapsulate(ctx, inner, cfg->flood_template, XG_MARK_FLOOD | XG_MARK_HOP,
@@ -205,11 +199,18 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 		return ending;
 	if (tunnel.shim.is_probe)
 		return answer_probe(ctx, outer, &tunnel);
+	inner.beyond = outer->beyond;
 	ending = parse_inner(ctx, &tunnel, &inner);
+	if (ending == TUNNEL_ODD)
+		return handle_inner_odd(ctx, outer, tunnel.is_search, &inner);
 	if (ending != TUNNEL_OPEN)
 		return ending;
 	ending = judge_inner(ctx, cfg, &tunnel, &inner);
-	return is_delivery(ending) ? strip(ctx, cfg, outer, &inner, ending) : ending;
+	if (!is_delivery(ending))
+		return ending;
+	if (inner.fragment)
+		remember_fragment(&inner, XG_NO_TEMPLATE, 0);
+	return strip(ctx, cfg, outer, &inner, ending);
 }
 
 static __always_inline int is_tunnel(const struct xg_config *cfg, const struct xg_packet *packet)
@@ -219,29 +220,36 @@ static __always_inline int is_tunnel(const struct xg_config *cfg, const struct x
 		is_to_group(cfg, packet));
 }
 
+static __always_inline int action_of(int ending);
+
 static __always_inline int handle(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct xg_config *cfg = the_config();
 	struct xg_packet packet = {};
-	int reason;
+	int ending, reason;
 
 	if (!cfg)
 		return XG_COUNT_passed_unparsed;
 	reason = xg_parse_frame(data, end, &packet);
+	if (reason == XG_PARSE_TRUNCATED)
+		reason = parse_long(ctx, &packet);
 	/* IP-in-IP has no transport that the parser knows, but its addresses are read */
 	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) && is_tunnel(cfg, &packet))
 		return handle_tunnel(ctx, cfg, &packet);
 	switch (reason) {
 	case XG_PARSE_OK:
-		return handle_plain(ctx, cfg, &packet);
+		ending = handle_plain(ctx, cfg, &packet);
+		if (packet.fragment && action_of(ending) == XDP_PASS)
+			remember_fragment(&packet, XG_NO_TEMPLATE, 0);
+		return ending;
 	case XG_PARSE_NOT_IP:
 		return XG_COUNT_passed_not_ip;
 	case XG_PARSE_FRAGMENT:
-		return XG_COUNT_passed_fragment;
+		return follow_fragment(ctx, &packet);
 	default:
-		return XG_COUNT_passed_unparsed;
+		return handle_odd(ctx, &packet, reason);
 	}
 }
 
@@ -258,7 +266,7 @@ static __always_inline int action_of(int ending)
 	}
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int xg_redirect(struct xdp_md *ctx)
 {
 	int ending = handle(ctx);
@@ -271,15 +279,21 @@ int xg_redirect(struct xdp_md *ctx)
 
 /* Answers a peer's WHO-HAS, in BPF_PROG_TEST_RUN: XDP_PASS if a full socket holds the session of
  * the frame and the segment fits, XDP_TX if it is half-open, closing or a cookie's, XDP_DROP if
- * this kernel has no socket of it, XDP_ABORTED in doubt. Counts nothing and tells nobody. */
+ * this kernel has no socket of it, XDP_ABORTED in doubt. Of an ICMP error: XDP_PASS if there is a
+ * socket of the session that it quotes, else XDP_DROP. Counts nothing and tells nobody. */
 SEC("xdp")
 int xg_question(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct xg_packet packet = {};
+	int reason;
 
-	if (xg_parse_frame(data, end, &packet) != XG_PARSE_OK)
+	reason = xg_parse_frame(data, end, &packet);
+	if (xg_odd_kind(reason, &packet) == XG_ODD_ICMP &&
+	    read_icmp(ctx, &packet) == XG_ODD_ERROR)
+		return kernel_knows(ctx, &packet) == XG_UNKNOWN ? XDP_DROP : XDP_PASS;
+	if (reason != XG_PARSE_OK)
 		return XDP_ABORTED;
 	switch (kernel_knows(ctx, &packet)) {
 	case XG_KNOWN_FULL:

@@ -22,7 +22,7 @@
 #define XG_STAMP_MAGIC 0x585453504d415453ull	/* "STAMPSTX" in memory */
 
 #define XG_QUEUES 128		/* RX queues that may have a loop; the others' strays stay in XDP */
-#define XG_QUEUE_COUNTERS 64	/* room for XG_COUNTERS, so that a queue is whole cache lines */
+#define XG_QUEUE_COUNTERS 80	/* room for XG_COUNTERS, so that a queue is whole cache lines */
 
 #define XG_RELAYS 511		/* hosts that this one may ask to flood: all that there may be */
 
@@ -100,7 +100,7 @@ struct xg_stamp {
 
 _Static_assert(sizeof(struct xg_stamp) == 40, "shared with the loader");
 _Static_assert(sizeof(struct xg_config) == 1144, "shared with the loader");
-_Static_assert(sizeof(struct xg_queue) == 640, "shared with the loop; whole cache lines");
+_Static_assert(sizeof(struct xg_queue) == 768, "shared with the loop; whole cache lines");
 _Static_assert(XG_COUNTERS <= XG_QUEUE_COUNTERS, "each has its place");
 _Static_assert(sizeof(struct xg_peer) == 48, "shared with the loader");
 

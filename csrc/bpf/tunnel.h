@@ -12,10 +12,12 @@
 #include <bpf/bpf_helpers.h>
 
 #include "answer_too_big.h"
+#include "fragments.h"
 #include "header_template.h"
 #include "session_maps.h"
 
 #define TUNNEL_OPEN (-1)	/* no ending yet: go on */
+#define TUNNEL_ODD (-3)		/* the same, but the inner packet has no ports */
 #define L2_MAX (XG_ETH_LEN + XG_VLAN_TAGS * XG_VLAN_LEN)
 
 struct tunnel {
@@ -49,6 +51,8 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 	end = (void *)(long)ctx->data_end;
 	if (!xg_template_apply(data, end, tmpl, packet, mark, inner_sum))
 		return XG_COUNT_no_headroom;
+	if (packet->fragment)
+		remember_fragment(packet, index, mark);
 	return ending;
 }
 
@@ -113,9 +117,11 @@ static __always_inline int parse_inner(struct xdp_md *ctx, const struct tunnel *
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	int reason = xg_parse_inner(data, end, &tunnel->shim, inner);
 
-	return xg_parse_inner(data, end, &tunnel->shim, inner) == XG_PARSE_OK ?
-		       TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
+	if (reason == XG_PARSE_FRAGMENT || reason == XG_PARSE_NOT_TRANSPORT)
+		return TUNNEL_ODD;
+	return reason == XG_PARSE_OK ? TUNNEL_OPEN : XG_COUNT_tunnel_malformed;
 }
 
 /* RFC 6040 4.2: the inner packet's new ECN field, or -1 if it must be dropped. */

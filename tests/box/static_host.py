@@ -25,6 +25,14 @@ FLOOD_RATE_PPS, FLOOD_NEW_RATE_PPS = 50_000, 10_000  # the defaults of the confi
 SERVICES = (f"{names.VIP4}:{names.VIP_PORT}", f"[{names.VIP6}]:{names.VIP_PORT}")
 
 
+def services() -> dict[Service, int]:
+    """The box's, in the slots that it has with agents; behind them the same for UDP."""
+    endpoints = [parse_endpoint(text) for text in SERVICES]
+    tcp = [Service(*endpoint, "tcp") for endpoint in endpoints]
+    udp = [Service(*endpoint, "udp") for endpoint in endpoints]
+    return {service: slot for slot, service in enumerate(tcp + udp)}
+
+
 def attach_static_host(box: Box, host: int) -> None:
     """Attaches the programs on a host of the box, by a process that has ended on return."""
     plan = {
@@ -47,9 +55,7 @@ def main() -> None:
         address=address,
         flood_group=IPv4Address(FLOOD_GROUP),
         tunnel_port=TUNNEL_PORT,
-        services={
-            Service(*parse_endpoint(text), "tcp"): slot for slot, text in enumerate(SERVICES)
-        },
+        services=services(),
         sessions_v4=SESSIONS,
         sessions_v6=SESSIONS,
         mode="native",

@@ -123,6 +123,26 @@ static inline uint32_t build(const struct shape *s, uint8_t *frame)
 	return (uint32_t)(l4 - frame) + l4_len + s->padding;
 }
 
+/* Makes a built packet of 60 bytes or more behind its IP header an ICMP error, which quotes what
+ * the service sent to a client. Returns the quoted ports. */
+static inline uint8_t *put_icmp_error(uint8_t *l3, uint8_t family, uint8_t protocol,
+				      uint16_t client)
+{
+	uint8_t *l4 = l3 + (family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN), *quote = l4 + 8, *ports;
+
+	l3[family == 4 ? 9 : 6] = family == 4 ? 1 : 58;
+	l4[0] = family == 4 ? 3 : 1;
+	memset(quote, 0, XG_IPV6_LEN + 8);
+	quote[0] = family == 4 ? 0x45 : 0x60;
+	quote[family == 4 ? 9 : 6] = protocol;
+	memcpy(quote + (family == 4 ? 12 : 8), l3 + (family == 4 ? 16 : 24),
+	       family == 4 ? 4 : 16);
+	quote[family == 4 ? 16 : 24] = family == 4 ? 10 : 0xfd;
+	ports = quote + (family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN);
+	put_be16(put_be16(ports, 80), client);
+	return ports;
+}
+
 static inline struct shape tcp(uint8_t family, uint16_t client, uint8_t flags)
 {
 	return (struct shape){ .client = client, .family = family, .protocol = XG_PROTO_TCP,
@@ -219,7 +239,7 @@ static inline struct xg_forwarder make(void)
 	f.template_count = TEMPLATES;
 	memset(places, 0, sizeof(places));
 	for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++)
-		assert(!xg_service_put(places, PLACES - 1, &services[i]));
+		assert(!xg_service_put_both(places, PLACES - 1, &services[i]));
 	f.services = places;
 	f.service_mask = PLACES - 1;
 	return f;

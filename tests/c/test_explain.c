@@ -14,7 +14,8 @@ static uint32_t explained;
 static int is_sent(uint32_t ending)
 {
 	return ending == XG_COUNT_stray_forwarded || ending == XG_COUNT_syn_forwarded ||
-	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded;
+	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded ||
+	       ending == XG_COUNT_icmp_forwarded || ending == XG_COUNT_icmp_flooded;
 }
 
 /* The steps are in order, the last one fits the ending, and no other could have been the last. */
@@ -32,10 +33,12 @@ static void assert_steps(const struct xg_explanation *found, uint32_t ending)
 	assert((ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered) ==
 	       (last == XG_STEP_too_big));
 	assert((ending == XG_COUNT_no_headroom) == (last == XG_STEP_no_headroom));
-	assert((ending == XG_COUNT_miss_no_flood) ==
+	assert((ending == XG_COUNT_miss_no_flood || ending == XG_COUNT_icmp_dropped) ==
 	       (last == XG_STEP_flood_no_headers || last == XG_STEP_owner_empty_headers));
-	assert((ending == XG_COUNT_passed_no_service) == (last == XG_STEP_no_service));
-	assert((ending == XG_COUNT_passed_unowned) == (last == XG_STEP_unowned));
+	if (found->steps[0].code == XG_STEP_parsed) {
+		assert((ending == XG_COUNT_passed_no_service) == (last == XG_STEP_no_service));
+		assert((ending == XG_COUNT_passed_unowned) == (last == XG_STEP_unowned));
+	}
 	assert((ending == XG_COUNT_dropped_no_flags) == (last == XG_STEP_no_flags));
 }
 
@@ -43,7 +46,9 @@ static void assert_known(const struct xg_explanation *found, uint32_t ending)
 {
 	uint32_t entry = found->steps[found->step_count - 2].code;
 
-	if (entry == XG_STEP_own)
+	if (found->steps[0].code == XG_STEP_icmp_error)
+		assert(ending == XG_COUNT_passed_icmp_own);
+	else if (entry == XG_STEP_own)
 		assert(ending == XG_COUNT_passed_own);
 	else if (entry == XG_STEP_other)
 		assert(ending == XG_COUNT_passed_stale_entry);
@@ -110,6 +115,22 @@ static void explain_owner(const struct xg_forwarder *f, uint16_t client)
 			}
 }
 
+/* Makes the ICMP packet an error that quotes the VIP's answer to each client; whole and cut. */
+static void explain_icmp_error(const struct xg_forwarder *f, uint8_t *bytes, uint32_t len)
+{
+	uint8_t *ports = put_icmp_error(bytes + XG_ETH_LEN, 4, XG_PROTO_TCP, HOST);
+
+	for (uint16_t client = HOST; client < OWNERS_END + 2; client++) {
+		put_be16(ports + 2, client);
+		for (int kernel = XG_KERNEL_NOT_ASKED; kernel <= XG_KERNEL_UNKNOWN; kernel++)
+			explain_one(f, bytes, len, ROOM, kernel);
+	}
+	for (uint32_t size = XG_IPV4_LEN; size < XG_IPV4_LEN + 8 + XG_IPV4_LEN + 8; size++) {
+		put_be16(bytes + 16, size);
+		explain_one(f, bytes, XG_ETH_LEN + size, ROOM, XG_KERNEL_NOT_ASKED);
+	}
+}
+
 static void explain_odd_frames(const struct xg_forwarder *f)
 {
 	struct shape s = tcp(4, OWNER_2, ACK);
@@ -126,11 +147,21 @@ static void explain_odd_frames(const struct xg_forwarder *f)
 	bytes[21] = 1;			/* a later fragment */
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[21] = 0;
+	bytes[20] = 0x20;		/* a first fragment with half a header */
+	put_be16(bytes + 16, XG_IPV4_LEN + XG_TCP_LEN - 1);
+	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
+	bytes[20] = 0;
+	put_be16(bytes + 16, len - XG_ETH_LEN);
 	bytes[14] = 0x44;		/* a header of 16 bytes */
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[14] = 0x45;
+	bytes[23] = 50;			/* ESP */
+	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
 	bytes[23] = 1;			/* ICMP */
 	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
+	bytes[34] = 8;			/* a ping */
+	explain_one(f, bytes, len, ROOM, XG_KERNEL_NOT_ASKED);
+	explain_icmp_error(f, bytes, len);
 }
 
 /* An id of each owner, in a session that the table does not know. */

@@ -167,7 +167,7 @@ static void test_what_is_no_session_passes(void)
 		expect_bytes(&f, bytes, cut, XG_COUNT_passed_unparsed);
 	bytes[20] = 0x00;
 	bytes[21] = 0x10;
-	expect_bytes(&f, bytes, len, XG_COUNT_passed_fragment);
+	expect_bytes(&f, bytes, len, XG_COUNT_fragment_unknown);
 	put_be16(bytes + 12, 0x0806);
 	expect_bytes(&f, bytes, len, XG_COUNT_passed_not_ip);
 	s.tags = 3;

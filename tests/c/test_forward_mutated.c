@@ -41,6 +41,12 @@ static uint32_t build_mutated(uint8_t *bytes)
 		s.named = (uint16_t)(1 + below(OWNERS_END));
 	}
 	len = build(&s, bytes);
+	if (s.tags == 0 && s.payload >= 60 && below(2))
+		put_icmp_error(bytes + XG_ETH_LEN, s.family, s.protocol, client);
+	else if (s.tags == 0 && s.family == 4 && !below(20)) {	/* a small first fragment */
+		bytes[20] = 0x20;
+		put_be16(bytes + 16, XG_IPV4_LEN + below(XG_UDP_LEN));
+	}
 	for (uint32_t changes = below(5); changes > 0; changes--)
 		bytes[12 + below(70) % (len - 12)] =
 			below(2) ? telling[below(sizeof(telling))] : (uint8_t)below(256);
@@ -50,7 +56,8 @@ static uint32_t build_mutated(uint8_t *bytes)
 static int is_sent(uint32_t ending)
 {
 	return ending == XG_COUNT_stray_forwarded || ending == XG_COUNT_syn_forwarded ||
-	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded;
+	       ending == XG_COUNT_miss_flooded || ending == XG_COUNT_quic_forwarded ||
+	       ending == XG_COUNT_icmp_forwarded || ending == XG_COUNT_icmp_flooded;
 }
 
 /* It became an answer, in its place, that quotes it. */
@@ -121,7 +128,8 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 		assert(f.counters[i] > 0 || i == XG_COUNT_passed_known ||
 		       i == XG_COUNT_passed_stale_entry || i == XG_COUNT_miss_over_budget_new ||
 		       i == XG_COUNT_miss_over_budget_seen || i == XG_COUNT_miss_relayed ||
-		       i == XG_COUNT_no_checksum);
+		       i == XG_COUNT_no_checksum || i == XG_COUNT_fragment_forwarded ||
+		       i == XG_COUNT_icmp_dropped || i == XG_COUNT_fragment_over_budget);
 	destroy(&f);
 }
 

@@ -128,6 +128,7 @@ class HostUnderTest:
         self.namespace = namespace
         self.plane = plane
         self.world = world or golden_world()
+        self.remembers_fragments = False  # True: a first fragment counts for later frames
 
     def run(self, frame: bytes) -> Verdict:
         """One frame through the XDP program; asserts that exactly one ending was counted.
@@ -143,6 +144,8 @@ class HostUnderTest:
         return verdicts
 
     def _run(self, frame: bytes) -> Verdict:
+        if not self.remembers_fragments:
+            self.forget_fragments()
         before = self.plane.statistics()
         result: ProgramRun = self.plane.test_run(frame)
         risen = self.plane.statistics().since(before)
@@ -150,6 +153,12 @@ class HostUnderTest:
         assert len(endings) == 1, f"{endings} were counted for {frame.hex()}"
         assert result.action == ENDINGS[endings[0]], f"{endings[0]}: {result.action}"
         return Verdict(endings[0], result.action, result.frame)
+
+    def forget_fragments(self) -> None:
+        """Empties the program's memory of first fragments."""
+        memory = self.plane._maps["fragments"]
+        for key in list(memory.each_key()):
+            memory.delete(key)
 
     def knows(self, frame: bytes) -> bool:
         """The kernel's own view of a frame."""

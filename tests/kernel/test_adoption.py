@@ -49,8 +49,8 @@ from tests.model import Entry
 from tests.templates_of_routes import template
 
 Maker = Callable[[str], Namespace]
-NOT_ADOPTED = {"socket_events", "packet_events", "trusted"}
-"""For an agent that is gone, and the kernel's word of one tick (ADR 7)."""
+NOT_ADOPTED = {"socket_events", "packet_events", "trusted", "fragments"}
+"""For an agent that is gone, the kernel's word of one tick (ADR 7), and what lives two seconds."""
 UNCHANGED = (State.OTHER, State.OTHER_LINGERING, State.ABSENT)
 """What the table says of sessions with which a restart has nothing to do."""
 

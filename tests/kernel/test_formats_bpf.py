@@ -109,7 +109,9 @@ def test_both_planes_together_agree_with_the_golden_packets_of_each_format(
             link = Link(made, far)
             for row in format_rows(flavour):
                 risen = link.check(row)
-                assert risen.get("handed_over", 0) == (row.ending in HANDED_OVER or too_late(row))
+                is_looped = row.ending in HANDED_OVER or too_late(row)
+                is_looped = is_looped and "fragment" not in row.description  # XDP sends them all
+                assert risen.get("handed_over", 0) == is_looped
 
 
 def too_late(row: Golden) -> bool:

@@ -17,6 +17,7 @@ from pyxdp_gossip import _native
 from pyxdp_gossip.explanation import WORDINGS
 from pyxdp_gossip.stats import ENDINGS, SENTENCES
 from tests.golden import ethernet, ip, tcp
+from tests.golden_odd import error, quoted
 from tests.golden_world import CLIENTS, ENTRIES, OWN_HOST, PORT, VIPS, State
 from tests.model import UNOWNED
 from tests.unit.test_golden_forwarder import golden_forwarder, rows_without_tunnel
@@ -33,21 +34,31 @@ LEADS_TO = {
     "truncated": {"passed_unparsed"},
     "bad_header": {"passed_unparsed"},
     "not_transport": {"passed_unparsed"},
-    "fragment": {"passed_fragment"},
-    "no_service": {"passed_no_service"},
+    "fragment": {"passed_fragment", "fragment_unknown"},
+    "tiny_fragment": {"dropped_tiny_fragment"},
+    "echo": {"passed_echo"},
+    "icmp": {"passed_icmp"},
+    "no_service": {"passed_no_service", "passed_icmp"},
     "no_flags": {"dropped_no_flags"},
-    "absent": {"passed_syn", "passed_udp_new"},
-    "unowned": {"passed_unowned"},
-    "own": {"passed_own"},
+    "absent": {"passed_syn", "passed_udp_new", "passed_icmp_own"},
+    "unowned": {"passed_unowned", "passed_icmp_own"},
+    "own": {"passed_own", "passed_icmp_own"},
     "kernel_assumed": {"passed_own"},
-    "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known"},
+    "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known", "passed_icmp_own"},
     "owner_no_headers": {"passed_syn"},
     "owner_empty_headers": {"miss_no_flood"},
-    "flood_no_headers": {"miss_no_flood"},
+    "flood_no_headers": {"miss_no_flood", "icmp_dropped"},
     "id_here": {"passed_udp_new"},
     "id_no_way": {"passed_udp_new"},
     "id_nobody": {"passed_udp_new"},
-    "fits": {"stray_forwarded", "syn_forwarded", "miss_flooded", "quic_forwarded"},
+    "fits": {
+        "stray_forwarded",
+        "syn_forwarded",
+        "miss_flooded",
+        "icmp_forwarded",
+        "icmp_flooded",
+        "quic_forwarded",
+    },
     "too_big": {"too_big", "too_big_answered"},
     "no_headroom": {"no_headroom"},
 }
@@ -226,6 +237,19 @@ def test_the_last_steps_are_those_that_the_header_says_end() -> None:
     header = (ROOT / "csrc" / "explain.h").read_text()
     ends = set(re.findall(r"^\tX\((\w+)\)\s*/\*.*\bends \*/", header, re.M))
     assert ends == set(LEADS_TO) - {"absent", "own", "owner_no_headers"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_icmp_error_is_explained_by_the_session_that_it_quotes(family: int) -> None:
+    frame = error(family, quoted(family, State.OTHER))
+    found = xg.explain(frame, FORWARDER)
+    assert found.session == xg.Session(
+        CLIENTS[family], State.OTHER.client_port, VIPS[family], PORT, "tcp"
+    )
+    assert (found.ending, found.owner, found.tcp_flags) == ("icmp_forwarded", 4, "")
+    assert found.asks_kernel
+    known = xg.explain(frame, FORWARDER, kernel_knows=True)
+    assert (known.ending, known.output) == ("passed_icmp_own", frame)
 
 
 def test_a_packet_of_port_0_has_no_session() -> None:

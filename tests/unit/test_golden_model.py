@@ -16,10 +16,13 @@ from tests.model import run
 
 ROOT = Path(__file__).parents[2]
 
-# Endings that need a socket of this kernel, a spent budget, a frame without headroom, a POP without
-# a flood group, or an AF_XDP loop that something happened to.
+# Endings that need a socket of this kernel, a fragment before this one, a spent budget, a frame
+# without headroom, a POP without a flood group, or an AF_XDP loop that something happened to.
 NEED_A_KERNEL = {
     "passed_known",
+    "fragment_forwarded",
+    "fragment_over_budget",
+    "delivered_fragment",
     "passed_stale_entry",
     "delivered_stray",
     "delivered_flood",
