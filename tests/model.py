@@ -299,7 +299,7 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
     entry = world.table.get((packet.source, packet.source_port, service))
     if entry is not None and entry.owner == UNOWNED:
         if world.agent_alive:
-            return "passed_unowned", frame
+            return _run_by_id(world, service, frame, packet, "passed_unowned")
         entry = None
     if entry is not None and entry.owner not in world.active:
         entry = None
@@ -308,17 +308,19 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
             return "passed_own", frame
         entry = None
     if entry is None and packet.protocol == UDP:
-        return _run_new_udp(world, service, frame, packet)
+        return _run_by_id(world, service, frame, packet, "passed_udp_new")
     if entry is None:
         return _run_absent(world, frame, packet)
     return _run_elsewhere(world, entry.owner, frame, packet)
 
 
-def _run_new_udp(world: World, service: int, frame: bytes, packet: Packet) -> tuple[str, bytes]:
+def _run_by_id(
+    world: World, service: int, frame: bytes, packet: Packet, otherwise: str
+) -> tuple[str, bytes]:
     owner = world.named(service, frame, packet)
     route = world.routes.get(owner) if owner in world.active else None
     if owner == world.host or route is None:
-        return "passed_udp_new", frame
+        return otherwise, frame
     return wrap(world, route, frame, packet, 0, "quic_forwarded")
 
 
