@@ -62,7 +62,8 @@ XG_INLINE int xg_decide(const struct xg_packet *packet, __u64 meta, __u16 own_ho
 /* True: addresses and ports name no owner, but the connection id may. */
 XG_INLINE int xg_asks_id(const struct xg_service *service, int decision)
 {
-	return decision == XG_COUNT_passed_udp_new && (service->flags & XG_SERVICE_QUIC);
+	return (service->flags & XG_SERVICE_QUIC) && (decision == XG_COUNT_passed_udp_new ||
+						      decision == XG_COUNT_passed_unowned);
 }
 
 /* The ending of XG_DECIDE_STRAY, _OWN or _MISS if this kernel knows the session. */

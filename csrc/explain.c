@@ -233,7 +233,7 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			return;
 		}
 	}
-	if (xg_asks_id(service, decision)) {
+	if (!is_error && xg_asks_id(service, decision)) {
 		index = note_id(forwarder, out, frame);
 		forward_uncounted(forwarder, frame);
 		note_size(forwarder, out, index, frame->ending);

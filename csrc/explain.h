@@ -33,7 +33,7 @@
 	X(segment)		/* kind: any other TCP segment */ \
 	X(datagram)		/* kind: UDP */ \
 	X(absent)		/* table */ \
-	X(unowned)		/* table; ends */ \
+	X(unowned)		/* table; QUIC goes on to the id; ends */ \
 	X(own)			/* table; value: host */ \
 	X(other)		/* table; value: owner */ \
 	X(kernel_not_asked)	/* kernel: taken as "does not know it" */ \

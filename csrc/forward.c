@@ -320,7 +320,7 @@ static uint32_t act_on_error(const struct xg_forwarder *forwarder, struct xg_fra
 	int decision = xg_decide(session, meta, forwarder->host, 1);
 	uint16_t index = XG_NO_TEMPLATE;
 
-	if (decision < XG_COUNTERS)
+	if (decision < XG_COUNTERS || (decision == XG_DECIDE_OWN && forwarder->own_is_known))
 		return XG_COUNT_passed_icmp_own;
 	if (decision == XG_DECIDE_STRAY)
 		index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;

@@ -225,7 +225,8 @@ XG_INLINE int xg_inner_sum4(const struct xg_ipv4 *ip, const void *l4, const void
 	if ((const void *)(ip + 1) > end || (XG_BE16(ip->fragment_be) & 0x3fff) ||
 	    ip->protocol == XG_PROTO_ICMPV6 || !xg_has_checksum(l4, end, ip->protocol, l4_len))
 		return -1;
-	if (ip->protocol == XG_PROTO_ICMP)	/* it has no pseudo header: all sums up to nothing */
+	/* ICMP has no pseudo header: all of it sums up to nothing */
+	if (ip->protocol == XG_PROTO_ICMP)
 		return 0;
 	*sum = (__u16)~xg_fold(xg_sum_of_word(ip->source_be) + l4_len + ip->protocol +
 			       xg_sum_of_word(ip->destination_be));

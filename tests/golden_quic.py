@@ -167,9 +167,12 @@ def table_rows() -> Iterator[Golden]:
         title = f"{name}, another's by the table"
         yield to_owner(title, frame, "stray_forwarded", VLAN_PEER)
         frame = packet(family, short(PEERS_ID), State.UNOWNED_MARK)
-        yield row(f"{name}, nobody's by the table", frame, "passed_unowned")
-        title = f"{name}, nobody's, agent dead"
-        yield to_owner(title, frame, FORWARDED, PEER, agent_alive=False)
+        for alive in (True, False):
+            title = f"{name}, nobody's by the table, agent {'alive' if alive else 'dead'}"
+            yield to_owner(title, frame, FORWARDED, PEER, agent_alive=alive)
+            own = packet(family, short(OWN_ID), State.UNOWNED_MARK)
+            ending = "passed_unowned" if alive else NEW
+            yield row(f"{title}, own by the id", own, ending, agent_alive=alive)
         frame = packet(family, short(PEERS_ID), State.DEAD)
         yield to_owner(f"{name}, a dead host's by the table", frame, FORWARDED, PEER)
         frame = packet(family, short(PEERS_ID), dport=443)

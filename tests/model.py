@@ -18,6 +18,7 @@ from tests import model_odd
 from tests.model_formats import (
     GUE_IPV4,
     Flavour,
+    answer_probe,
     has_checksum,
     is_for_tunnel,
     outer_headers,
@@ -331,7 +332,7 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
     entry = world.table.get((packet.source, packet.source_port, service))
     if entry is not None and entry.owner == UNOWNED:
         if world.agent_alive:
-            return "passed_unowned", frame
+            return _run_by_id(world, service, frame, packet, "passed_unowned")
         entry = None
     if entry is not None and entry.owner not in world.active:
         entry = None
@@ -340,17 +341,19 @@ def run_plain(world: World, frame: bytes, packet: Packet) -> tuple[str, bytes]:
             return "passed_own", frame
         entry = None
     if entry is None and packet.protocol == UDP:
-        return _run_new_udp(world, service, frame, packet)
+        return _run_by_id(world, service, frame, packet, "passed_udp_new")
     if entry is None:
         return _run_absent(world, frame, packet)
     return _run_elsewhere(world, entry.owner, frame, packet)
 
 
-def _run_new_udp(world: World, service: int, frame: bytes, packet: Packet) -> tuple[str, bytes]:
+def _run_by_id(
+    world: World, service: int, frame: bytes, packet: Packet, otherwise: str
+) -> tuple[str, bytes]:
     owner = world.named(service, frame, packet)
     route = world.routes.get(owner) if owner in world.active else None
     if owner == world.host or route is None:
-        return "passed_udp_new", frame
+        return otherwise, frame
     return wrap(world, route, frame, packet, 0, "quic_forwarded")
 
 
@@ -401,7 +404,7 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     if not shim.is_sound or (shim.is_probe and to_group):
         return "tunnel_malformed", frame
     if shim.is_probe:
-        return "probe_answered", _answer(frame, outer, peer)
+        return "probe_answered", answer_probe(frame, outer, peer.reply)
     is_flood = to_group or bool(shim.mark & MARK_FLOOD)
     is_search = is_flood or bool(shim.mark & MARK_RELAY)
     if shim.kind not in (4, 41):
@@ -438,31 +441,6 @@ def _misdirected(world: World, frame: bytes, inner: Packet, mark: int) -> tuple[
     if mark & MARK_HOP or (world.flood is None and not relays):
         return "misdirected_dropped", frame
     return _flood(world, frame, inner, MARK_FLOOD | MARK_HOP, "misdirected_flooded")
-
-
-def _answer(frame: bytes, outer: Packet, peer: Peer) -> bytes:
-    """A probe's answer: addresses and ports swapped, the cookie of the other direction."""
-    reply = bytearray(frame)
-    reply[0:6], reply[6:12] = frame[6:12], frame[0:6]
-    at, size = (outer.l3 + 12, 4) if outer.family == 4 else (outer.l3 + 8, 16)
-    udp = outer.l4
-    reply[at : at + 2 * size] = frame[at + size : at + 2 * size] + frame[at : at + size]
-    reply[udp : udp + 4] = frame[udp + 2 : udp + 4] + frame[udp : udp + 2]
-    reply[udp + 9] = 2
-    reply[udp + 16 : udp + 24] = peer.reply
-    before, after = frame[udp + 8 : udp + 24], bytes(reply[udp + 8 : udp + 24])
-    was = int.from_bytes(frame[udp + 6 : udp + 8])
-    if was:
-        total = (~was & 0xFFFF) + sum(
-            (~old & 0xFFFF) + new
-            for old, new in zip(
-                struct.unpack("!8H", before), struct.unpack("!8H", after), strict=True
-            )
-        )
-        while total > 0xFFFF:
-            total = (total & 0xFFFF) + (total >> 16)
-        reply[udp + 6 : udp + 8] = ((~total & 0xFFFF) or 0xFFFF).to_bytes(2)
-    return bytes(reply)
 
 
 # RFC 6040 section 4.2, figure 4: (inner, outer) to the new inner field, where it changes.

@@ -193,3 +193,28 @@ def read_shim(world: Any, frame: bytes, outer: Any) -> Shim | None:
     if name in ("gue", "ipip") or frame[at] == CONTROL:
         return _read_gue(frame, at, name == "gue")
     return _read_geneve(frame, at) if name == "geneve" else _read_vxlan(frame, at)
+
+
+def answer_probe(frame: bytes, outer: Any, cookie: bytes) -> bytes:
+    """A probe's answer: addresses and ports swapped, the cookie of the other direction."""
+    reply = bytearray(frame)
+    reply[0:6], reply[6:12] = frame[6:12], frame[0:6]
+    at, size = (outer.l3 + 12, 4) if outer.family == 4 else (outer.l3 + 8, 16)
+    udp = outer.l4
+    reply[at : at + 2 * size] = frame[at + size : at + 2 * size] + frame[at : at + size]
+    reply[udp : udp + 4] = frame[udp + 2 : udp + 4] + frame[udp : udp + 2]
+    reply[udp + 9] = 2
+    reply[udp + 16 : udp + 24] = cookie
+    before, after = frame[udp + 8 : udp + 24], bytes(reply[udp + 8 : udp + 24])
+    was = int.from_bytes(frame[udp + 6 : udp + 8])
+    if was:
+        total = (~was & 0xFFFF) + sum(
+            (~old & 0xFFFF) + new
+            for old, new in zip(
+                struct.unpack("!8H", before), struct.unpack("!8H", after), strict=True
+            )
+        )
+        while total > 0xFFFF:
+            total = (total & 0xFFFF) + (total >> 16)
+        reply[udp + 6 : udp + 8] = ((~total & 0xFFFF) or 0xFFFF).to_bytes(2)
+    return bytes(reply)
