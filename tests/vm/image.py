@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from tests.vm import rows
 from tests.vm.cpio import Archive
 from tests.vm.packages import CACHE, ROOT, CannotRunError, Parts
 
@@ -93,6 +94,7 @@ def _fill(archive: Archive, files: list[Path], modules: list[Path]) -> None:
         start = Path(__file__).with_name("init.py").read_bytes()
         head = f"#!{sys.executable} -IS\n".encode()
         archive.write("/init", head + start, 0o755)
+        archive.write(rows.PLACE, rows.written())
 
 
 # ---- the kernel's modules ----

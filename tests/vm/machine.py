@@ -23,7 +23,7 @@ from tests.vm.packages import CACHE, CannotRunError, Parts
 
 MEMORY: Final = "1G"
 CPUS: Final = "2"
-NICS: Final = 2
+NICS: Final = 4  # in pairs, each pair on a hub of its own
 # An oops ends the guest; without the others the start takes longer, and tests wait for RCU.
 COMMAND_LINE: Final = (
     "console=ttyS0 rdinit=/init oops=panic panic=-1 loglevel=4 mitigations=off nokaslr audit=0 "
@@ -34,7 +34,7 @@ NIC: Final = "virtio-net-pci,iommu_platform=on,disable-legacy=on,romfile="
 LAST_LINES: Final = 40
 
 
-class GuestError(Exception)  :
+class GuestError(Exception):
     """The guest ended, or said nothing for too long; the end of its console is with it."""
 
 
@@ -76,7 +76,7 @@ class Machine:
             "-serial", f"file:{self.console}", "-serial", "stdio",
         ]  # fmt: skip
         for number in range(NICS):
-            words += ["-netdev", f"hubport,id=n{number},hubid=0"]
+            words += ["-netdev", f"hubport,id=n{number},hubid={number // 2}"]
             words += ["-device", f"{NIC},netdev=n{number},mac=02:00:00:00:0a:0{number + 1}"]
         environment = {**os.environ, "LD_LIBRARY_PATH": parts.libraries}
         try:
