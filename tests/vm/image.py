@@ -141,9 +141,18 @@ def _python_files() -> Iterator[Path]:
     if configuration.exists():
         yield configuration
     for name in ("stdlib", "platstdlib"):
-        yield from _tree(Path(sysconfig.get_path(name, vars={"base": sys.base_prefix,
-                                                             "platbase": sys.base_prefix,
-                                                             "installed_base": sys.base_prefix})))
+        yield from _tree(
+            Path(
+                sysconfig.get_path(
+                    name,
+                    vars={
+                        "base": sys.base_prefix,
+                        "platbase": sys.base_prefix,
+                        "installed_base": sys.base_prefix,
+                    },
+                )
+            )
+        )
     seen: set[str] = set()
     for name in DISTRIBUTIONS:
         yield from _distribution(name, seen)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""AF_XDP on a real driver that has zero-copy: bound so by force, and the same bytes in all modes."""
+"""AF_XDP on a real driver that has zero-copy: bound by force, the same bytes in all modes."""
 
 from __future__ import annotations
 
 import pytest
 
-from pyxdp_gossip.xsk import Umem, XskSocket
 from tests.kernel.xsk_link import FAR, NEAR, End, Pair, end, payload, receive, send
 
 MODES = ("zero-copy", "copy", "skb")
