@@ -12,18 +12,19 @@ import json
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.vm.guest_run import GuestRun
+if TYPE_CHECKING:
+    pass
 
 GUEST_FOLDER: Final = Path(__file__).resolve().parent / "guest"
 # "all" tests of the guest, the "core" of them, or "off": none. Makefile and docs name it.
 SWITCH: Final = "ZEROCOPY"
 CHOICES: Final = ("all", "core", "off")
 IN_GUEST: Final = os.environ.get("XG_GUEST_PORT", "")
-RUN: Final = pytest.StashKey[GuestRun]()
+RUN: Final = pytest.StashKey["GuestRun"]()
 LEFT_OUT: Final = pytest.StashKey[int]()
 
 
@@ -81,6 +82,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     stash = item.config.stash
     if RUN not in stash:
+        from tests.vm.guest_run import GuestRun  # not in the guest, where imports take long
+
         chosen = [one.nodeid for one in item.session.items if _is_for_guest(one)]
         stash[RUN] = GuestRun(chosen)
         item.config.add_cleanup(stash[RUN].close)

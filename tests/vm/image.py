@@ -9,6 +9,7 @@ hardly changes, and `project`. Each is cached under a digest of what went into i
 from __future__ import annotations
 
 import hashlib
+import json
 import lzma
 import os
 import re
@@ -29,7 +30,7 @@ MODULES: Final = (
     "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit", "ip6_tunnel",
     "veth", "bridge", "8021q", "tun",
 )  # fmt: skip
-TOOLS: Final = ("ip", "tc", "ethtool", "sysctl", "bpftool")
+TOOLS: Final = ("ip", "tc", "ethtool", "sysctl")
 DISTRIBUTIONS: Final = ("pyxdp-gossip", "pytest", "pytest-timeout")
 # Parts of the standard library and of packages that no test in the guest imports; all are large.
 LEFT_OUT: Final = re.compile(
@@ -102,13 +103,25 @@ def _fill(archive: Archive, files: list[Path], modules: list[Path]) -> None:
 
 def _modules(folder: Path) -> list[Path]:
     """Those of MODULES and what they need, in an order in which they can be loaded."""
+    known = CACHE / "image" / "modules.json"  # to find out takes seconds: all must be unpacked
+    key = [str(folder), folder.stat().st_mtime_ns, *MODULES]
+    if known.exists():
+        found = json.loads(known.read_text())
+        if found["key"] == key:
+            return [Path(one) for one in found["paths"]]
+    paths = _in_order(folder)
+    known.write_text(json.dumps({"key": key, "paths": [str(one) for one in paths]}))
+    return paths
+
+
+def _in_order(folder: Path) -> list[Path]:
     by_name = {path.name.split(".")[0].replace("-", "_"): path for path in folder.rglob("*.ko*")}
     ordered: dict[str, Path] = {}
 
     def visit(name: str) -> None:
         path = by_name.get(name)
         if path is None or name in ordered:
-            return  # built in
+            return  # built in, or there
         for needed in re.findall(rb"\0depends=([^\0]*)\0", b"\0" + _module(path)):
             for one in filter(None, needed.decode().split(",")):
                 visit(one.replace("-", "_"))
@@ -140,19 +153,9 @@ def _python_files() -> Iterator[Path]:
     configuration = executable.parent.parent / "pyvenv.cfg"
     if configuration.exists():
         yield configuration
+    base = dict.fromkeys(("base", "platbase", "installed_base"), sys.base_prefix)
     for name in ("stdlib", "platstdlib"):
-        yield from _tree(
-            Path(
-                sysconfig.get_path(
-                    name,
-                    vars={
-                        "base": sys.base_prefix,
-                        "platbase": sys.base_prefix,
-                        "installed_base": sys.base_prefix,
-                    },
-                )
-            )
-        )
+        yield from _tree(Path(sysconfig.get_path(name, vars=base)))
     seen: set[str] = set()
     for name in DISTRIBUTIONS:
         yield from _distribution(name, seen)

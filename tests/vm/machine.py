@@ -69,6 +69,7 @@ class Machine:
 
     def _start(self, parts: Parts, initrd: Path) -> subprocess.Popen[bytes]:
         words = [
+            "setpriv", "--pdeathsig", "KILL",  # the guest must not outlive a killed test run
             parts.qemu, *(word for one in parts.firmware for word in ("-L", one)),
             "-M", "q35,accel=tcg", "-cpu", "max", "-m", MEMORY, "-smp", CPUS,
             "-display", "none", "-no-reboot", "-nodefaults",
