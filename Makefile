@@ -16,10 +16,12 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
-.PHONY: help setup demo test test-full test-zerocopy guest sim lint stubs docs bench bench-setup clean
+.PHONY: help setup demo test test-full test-zerocopy guest sim lint stubs docs bench bench-setup \
+	clean
 
 help:
-	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | lint | docs | stubs | clean"
+	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | lint | docs |" \
+		"stubs | clean"
 
 setup: $(VENV)/.built
 

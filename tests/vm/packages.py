@@ -68,7 +68,8 @@ class Parts:
         return [str(one) for one in found if one.is_dir()]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        [kernel, *_] = [name for name in self.versions if name != QEMU]
+        return f"{kernel} {self.versions[kernel]}, {QEMU} {self.versions[QEMU]}"
 
 
 def _only(tree: Path, *patterns: str) -> Path:
