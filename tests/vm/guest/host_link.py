@@ -27,6 +27,12 @@ def first(ending: str) -> Row:
     return next(row for row in golden_rows() if row.ending == ending and row.agent_alive)
 
 
+def driver_drops(inside: Namespace) -> int:
+    """How many frames of the XDP program itself the driver did not send."""
+    said = inside.exec(f"ethtool -S {DEVICE}")
+    return sum(map(int, re.findall(r"^\s+tx\d+_xdp_tx_drops: (\d+)", said, re.MULTILINE)))
+
+
 class Link:
     """Frames over the link, and what became of them.
 
@@ -62,16 +68,12 @@ class Link:
 
     def find_out_whether_the_program_sends(self) -> None:
         """By one flood: it arrives, or the driver's own counter says that it dropped it."""
-        dropped = self._driver_drops()
+        dropped = driver_drops(self.host.namespace)
         row = first("miss_flooded")
         self.ended(row)
-        self.program_sends = self._driver_drops() == dropped
+        self.program_sends = driver_drops(self.host.namespace) == dropped
         if self.program_sends:
             assert self.far.receive_tunnelled(OWN_MAC) == row.output
-
-    def _driver_drops(self) -> int:
-        said = self.host.namespace.exec(f"ethtool -S {DEVICE}")
-        return sum(map(int, re.findall(r"^\s+tx_(?:queue_\d+_)?xdp_tx_drops: (\d+)", said, re.M)))
 
     @property
     def sockets(self) -> list[XskSocket]:
