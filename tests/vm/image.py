@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from tests.vm import rows
+from tests.vm import cpio, rows
 from tests.vm.cpio import Archive
 from tests.vm.packages import CACHE, ROOT, CannotRunError, Parts
 
@@ -60,7 +60,8 @@ def build(parts: Parts) -> list[Path]:
 def _cached(
     folder: Path, name: str, files: Iterable[Path], fill: Callable[[Archive], None]
 ) -> Path:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    makers = (Path(__file__), Path(cpio.__file__))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in makers))
     for path in files:
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
