@@ -16,10 +16,12 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \
 	setup.py pyproject.toml
 
-.PHONY: help setup demo test test-full sim lint stubs docs bench bench-setup clean
+.PHONY: help setup demo test test-full test-zerocopy guest sim lint stubs docs bench bench-setup \
+	clean
 
 help:
-	@echo "make setup | demo | test | test-full | sim | bench | lint | docs | stubs | clean"
+	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | lint | docs |" \
+		"stubs | clean"
 
 setup: $(VENV)/.built
 
@@ -58,10 +60,20 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE_SOURCES) | debian
 demo: setup
 	$(SUDO) $(BIN)/pyxdp-gossip demo
 
-test: setup lint
-	$(SUDO) $(BIN)/python -m pytest tests
+# ZEROCOPY=off leaves out the guest in which AF_XDP has zero-copy, and the summary says so.
+ZEROCOPY ?=
 
-test-full: test
+test: setup lint guest
+	$(SUDO) env ZEROCOPY=$(or $(ZEROCOPY),core) $(BIN)/python -m pytest tests
+
+test-zerocopy: guest
+	$(SUDO) env ZEROCOPY=$(or $(ZEROCOPY),all) $(BIN)/python -m pytest tests/vm
+
+# The guest's kernel, QEMU and image: fetched and built if they are not there.
+guest: setup
+	@$(SUDO) env ZEROCOPY=$(ZEROCOPY) $(BIN)/python -m tests.vm
+
+test-full: test test-zerocopy
 	$(SUDO) bash tests/demo_matrix.sh
 
 # The load generator, and the systems that the benchmarks compare with.

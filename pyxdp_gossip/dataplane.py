@@ -34,6 +34,7 @@ from pyxdp_gossip.dataplane_settings import (
     buckets_for,
     pack_config,
     unpack_config,
+    xsk_mode,
 )
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.forwarder import Forwarder, pack_services
@@ -273,10 +274,9 @@ class Dataplane:
         return mode
 
     def _open_plane(self, attached: str) -> None:
-        link, mode = self._link, self.settings.mode
-        wanted = "skb" if attached == "skb" else "auto" if mode == "native" else mode
+        link, mode = self._link, xsk_mode(self.settings.mode, attached, self._link.kind)
         self._plane = XskPlane(
-            link.name, link.rx_queues, link.mtu, wanted, self._maps["xsks"], self._make_loop
+            link.name, link.rx_queues, link.mtu, mode, self._maps["xsks"], self._make_loop
         )
         self._plane.open()
 

@@ -38,6 +38,9 @@ ATTACH_MODES: Final = {  # of the XDP program, by [dataplane] mode
     "skb": "skb",
 }
 
+# In zero-copy mode this driver drops what the XDP program sends by itself: docs/zero-copy.md.
+DRIVERS_TO_COPY: Final = frozenset({"virtio_net"})
+
 CONFIG: Final = struct.Struct("<QQ4QQ16s16s2sHH6sHHHH511HHH4x")  # struct xg_config
 PEER: Final = struct.Struct("<H6x8s8s8s8s8s")  # struct xg_peer
 
@@ -173,6 +176,20 @@ def pack_config(
         *[NO_TEMPLATE] * (RELAYS - len(relays)),
         *announced_mss(settings.mss, mtu, added),
     )
+
+
+def xsk_mode(mode: str, attached: str, driver: str | None) -> str:
+    """What the AF_XDP sockets are asked for: "auto", "zero-copy", "copy" or "skb".
+
+    Args:
+        mode: [dataplane] mode.
+        attached: how the XDP program is: "native" or "skb".
+    """
+    if attached == "skb":
+        return "skb"
+    if mode not in ("auto", "native"):
+        return mode
+    return "copy" if driver in DRIVERS_TO_COPY else "auto"
 
 
 class PackedConfig(NamedTuple):

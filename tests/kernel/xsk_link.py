@@ -51,10 +51,11 @@ def number_of(frame: bytes | memoryview) -> int:
 
 
 def give(socket: XskSocket, addresses: list[int]) -> None:
-    """Frames for the kernel to receive into."""
+    """Frames for the kernel to receive into; in zero-copy mode a driver sleeps until it is told."""
     assert socket.fill.reserve(len(addresses)) == len(addresses)
     socket.fill.write(addresses)
     socket.fill.submit(len(addresses))
+    socket.wakeup()
 
 
 def send(socket: XskSocket, umem: Umem, frames: list[bytes], addresses: list[int]) -> None:
