@@ -155,11 +155,19 @@ class CounterAttributes:
         """The same above the floods' budget, or without a flood group. The frame is dropped."""
 
     @property
+    def too_big_answered(self) -> int:
+        """Too big for the path: its sender was told so by an ICMP error. The frame is sent."""
+
+    @property
     def too_big(self) -> int:
         """Too big for the path, not to be answered or above the budget for it.
 
         The frame is dropped.
         """
+
+    @property
+    def no_checksum(self) -> int:
+        """No checksum inside to derive the outer UDP one over IPv6 from. The frame is dropped."""
 
     @property
     def no_headroom(self) -> int:
@@ -256,7 +264,7 @@ class CounterAttributes:
 
     @property
     def tunnel_malformed(self) -> int:
-        """No GUE as this POP speaks it, or the inner packet is cut. The frame is dropped."""
+        """Not written as this POP does, or the inner packet is cut. The frame is dropped."""
 
     @property
     def tunnel_no_service(self) -> int:
