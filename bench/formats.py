@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from rich.progress import Progress
@@ -13,6 +14,7 @@ from bench.link import HOST, SENDER, VIP
 from bench.world import World
 
 TARGET: Final = "ratio >= 0.9"
+PLANES: Final = ("xdp", "xsk")
 
 
 def _of_plane(plane: str) -> tuple[Forwarder, ...]:
@@ -30,13 +32,15 @@ def _of_plane(plane: str) -> tuple[Forwarder, ...]:
     )
 
 
-def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
-    """A row for each format but IP-in-IP, in both planes; IPv6's beside IP-in-IP over IPv6."""
+def run(
+    seed: int, effort: Effort | None = None, planes: Sequence[str] = PLANES
+) -> list[dict[str, Any]]:
+    """A row for each format but IP-in-IP, in each plane; IPv6's beside IP-in-IP over IPv6."""
     effort = effort or Effort()
     rows = []
     with World(SENDER, HOST) as world, Progress(transient=True) as progress:
         world.ip(HOST, f"addr add {VIP}/32 dev lo")
-        for plane in ("xdp", "xsk"):
+        for plane in planes:
             forwarders = _of_plane(plane)
             results = measure(Bench(world, seed, effort), progress, forwarders)
             for name in (one.name for one in forwarders if "ipip" not in one.name):

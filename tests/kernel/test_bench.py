@@ -85,8 +85,8 @@ def test_forwarders_give_back_what_was_sent_and_ours_loses_nothing() -> None:
 
 
 def test_each_tunnel_format_gives_back_what_was_sent() -> None:
-    rows = formats.run(3, forward.QUICK)
-    assert len(rows) == 2 * 5
+    rows = formats.run(3, forward.QUICK, ["xdp"])
+    assert len(rows) == 5
     for row in rows:
         assert_compared(row)
         assert row["ratio"] is not None

@@ -86,7 +86,7 @@ def sums(frame: bytes) -> bool:
 def test_apply_writes_the_headers_that_scapy_writes(flavour: Flavour, route: Route) -> None:
     one, most = built(flavour, route), route.mtu - flavour.overhead
     frames = [frame for frame in strays() if parse(frame).length <= most]
-    for frame in frames[:: 1 if flavour.version == 4 else 5]:
+    for frame in frames[::5]:
         if flavour.checksum and not sums(frame):
             with pytest.raises(ValueError, match="no checksum"):
                 one.apply(frame)
@@ -188,7 +188,7 @@ def outer_of(frame: bytes) -> Packet:
         return error.packet
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(frames(), routes(), st.sampled_from([0, 1, 2, 0x80, 0x81]))
 def test_template_and_patch_equal_the_full_encoder_and_decapsulation_inverts_them(
     frame: bytes, way: tuple[Flavour, Route, IPv4Address | IPv6Address], mark: int
