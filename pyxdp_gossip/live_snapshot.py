@@ -37,7 +37,8 @@ from pyxdp_gossip.pins import STAMP, STAMP_SHAPE, MapPins, Stamp
 from pyxdp_gossip.service_array import ARRAY_BYTES
 from pyxdp_gossip.session import Address, KernelView, Session, unpacked16
 
-USED_AT: Final = 19  # of struct xg_service
+PROTOCOL_AT: Final = 18  # of struct xg_service
+USED_AT: Final = 19
 SLOT_AT: Final = 20
 
 
@@ -183,6 +184,6 @@ def _services(maps: Mapping[str, BpfMap]) -> bytes:
     """Those that are in use, in the order of their slots: (n * 24,) bytes."""
     array = bytes(_copy(maps["services"])[:ARRAY_BYTES])
     rows = (array[at : at + SERVICE.size] for at in range(0, ARRAY_BYTES, SERVICE.size))
-    used = [row for row in rows if row[USED_AT]]
+    used = [row for row in rows if row[USED_AT] and row[PROTOCOL_AT]]  # a VIP's own row has none
     used.sort(key=lambda row: row[SLOT_AT : SLOT_AT + 2][::-1])
     return b"".join(used)

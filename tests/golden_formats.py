@@ -352,6 +352,7 @@ def probe_rows(flavour: Flavour) -> Iterator[Golden]:
         way = replace(flavour, checksum=checksum)
         question = outer(way, message(PROBE, COOKIES.unicast[0]), ends, with_udp=True)
         frame = bytes(Ether(dst=colons(OWN_MAC), src=colons(mac(PEER))) / question)
+        way = replace(flavour, checksum=flavour.version == 6)  # or no socket would take it
         answer = outer(way, message(PROBE + 1, COOKIES.reply), ends[::-1], with_udp=True)
         answer[UDP].sport, answer[UDP].dport = TUNNEL_PORT, 51515
         reply = bytes(Ether(dst=colons(mac(PEER)), src=colons(OWN_MAC)) / answer)

@@ -404,7 +404,8 @@ def run_tunnel(world: World, frame: bytes, outer: Packet) -> tuple[str, bytes]:
     if not shim.is_sound or (shim.is_probe and to_group):
         return "tunnel_malformed", frame
     if shim.is_probe:
-        return "probe_answered", answer_probe(frame, outer, peer.reply)
+        reply = answer_probe(frame, outer, peer.reply)
+        return ("tunnel_malformed", frame) if reply is None else ("probe_answered", reply)
     is_flood = to_group or bool(shim.mark & MARK_FLOOD)
     is_search = is_flood or bool(shim.mark & MARK_RELAY)
     if shim.kind not in (4, 41):

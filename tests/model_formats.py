@@ -13,6 +13,7 @@ ETHERNET_BYTES = 14
 GUE_BYTES, GENEVE_BYTES, VXLAN_BYTES = 16, 24, 8
 UDP = 17
 CONTROL, PROBE = 0x23, 1
+PROBE_BYTES = UDP_BYTES + GUE_BYTES + 8  # from UDP on, the nonce included
 INNER_PROTOCOLS: Final = {4: 4, 6: 41}
 ETHERTYPES: Final = {4: 0x0800, 6: 0x86DD}
 FRAME_FOLLOWS = 0x6558
@@ -195,8 +196,13 @@ def read_shim(world: Any, frame: bytes, outer: Any) -> Shim | None:
     return _read_geneve(frame, at) if name == "geneve" else _read_vxlan(frame, at)
 
 
-def answer_probe(frame: bytes, outer: Any, cookie: bytes) -> bytes:
-    """A probe's answer: addresses and ports swapped, the cookie of the other direction."""
+def answer_probe(frame: bytes, outer: Any, cookie: bytes) -> bytes | None:
+    """A probe's answer: addresses and ports swapped, the cookie of the other direction; None: it
+    has no nonce, or more."""
+    if frame[outer.l4 + 4 : outer.l4 + 6] != PROBE_BYTES.to_bytes(2):
+        return None
+    if len(frame) < outer.l4 + PROBE_BYTES:
+        return None
     reply = bytearray(frame)
     reply[0:6], reply[6:12] = frame[6:12], frame[0:6]
     at, size = (outer.l3 + 12, 4) if outer.family == 4 else (outer.l3 + 8, 16)
@@ -205,16 +211,9 @@ def answer_probe(frame: bytes, outer: Any, cookie: bytes) -> bytes:
     reply[udp : udp + 4] = frame[udp + 2 : udp + 4] + frame[udp : udp + 2]
     reply[udp + 9] = 2
     reply[udp + 16 : udp + 24] = cookie
-    before, after = frame[udp + 8 : udp + 24], bytes(reply[udp + 8 : udp + 24])
-    was = int.from_bytes(frame[udp + 6 : udp + 8])
-    if was:
-        total = (~was & 0xFFFF) + sum(
-            (~old & 0xFFFF) + new
-            for old, new in zip(
-                struct.unpack("!8H", before), struct.unpack("!8H", after), strict=True
-            )
-        )
-        while total > 0xFFFF:
-            total = (total & 0xFFFF) + (total >> 16)
-        reply[udp + 6 : udp + 8] = ((~total & 0xFFFF) or 0xFFFF).to_bytes(2)
+    reply[udp + 6 : udp + 8] = bytes(2)
+    if outer.family == 6:
+        pseudo = bytes(reply[at : at + 32]) + struct.pack("!II", PROBE_BYTES, UDP)
+        value = checksum(pseudo + bytes(reply[udp : udp + PROBE_BYTES])) or 0xFFFF
+        reply[udp + 6 : udp + 8] = value.to_bytes(2)
     return bytes(reply)

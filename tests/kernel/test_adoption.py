@@ -340,7 +340,7 @@ DAMAGES = {
     "another map": (repin("config", "owners"), "the pinned map config has another shape"),
     "another map as stamp": (repin("stamp", "config"), "the stamp of the pinned maps is none"),
     "an owner's template": (damage_owner, "the pinned map owners is damaged"),
-    "a peer's address": (damage_peer, "the pinned map peers is damaged"),
+    "a peer's address": (damage_peer, "the pinned map peers is of another underlay"),
 }
 
 
