@@ -11,7 +11,7 @@ import pytest
 from pyxdp_gossip.sim.command import replay_command, simulate_many
 from pyxdp_gossip.sim.nemesis import FAULTS
 
-SEEDS = 250  # two minutes of two cores, of the half hour that CI has; `make sim` runs a thousand
+SEEDS = 150  # a minute and a half of two cores; `make sim` runs a thousand
 HOSTS = 20
 SECONDS = 4.0
 MOVED = (  # what a run without faults leaves at zero, and the faults are there for
