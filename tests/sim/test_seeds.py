@@ -14,8 +14,8 @@ from pyxdp_gossip.sim.nemesis import FAULTS
 SEEDS = 150  # a minute and a half of two cores; `make sim` runs a thousand
 HOSTS = 20
 SECONDS = 4.0
-# What a run without faults leaves at zero, and the faults are there for. Batches that are given up are
-# rarer than one in so many seeds: tests/unit/test_gossip_repair.py has them.
+# What a run without faults leaves at zero, and the faults are there for. Batches that are given up
+# are rarer than one in so many seeds: tests/unit/test_gossip_repair.py has them.
 MOVED = (
     *("replayed", "old_incarnation", "held_incarnation", "unproven", "unknown_key", "stalls"),
     *("batches_missed", "batches_late", "batches_repeated", "batches_asked"),
