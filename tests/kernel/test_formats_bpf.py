@@ -21,6 +21,7 @@ from tests.kernel.dataplane_fixture import (
     make_pair,
     own_namespaces,
 )
+from tests.kernel.test_golden_bpf import check_golden
 from tests.kernel.test_golden_loop import HANDED_OVER, MTU, Link
 from tests.kernel.wire import wire
 from tests.model import parse, run
@@ -51,16 +52,7 @@ def host(flavour: Flavour) -> Iterator[HostUnderTest]:
 def test_the_bpf_program_agrees_with_the_golden_packets_of_each_format(
     host: HostUnderTest, flavour: Flavour
 ) -> None:
-    rows = format_rows(flavour)
-    differences = []
-    for golden, verdict in zip(rows, host.run_all([row.frame for row in rows]), strict=True):
-        if verdict.ending != golden.ending:
-            differences.append(f"{golden.description}: {golden.ending}, BPF: {verdict.ending}")
-        elif verdict.action != "drop" and verdict.frame != golden.output:
-            differences.append(
-                f"{golden.description}: {verdict.frame.hex()}, expected {golden.output.hex()}"
-            )
-    assert differences == []
+    check_golden(host, format_rows(flavour))
 
 
 def without_checksum(flavour: Flavour, ending: str, frame: bytes) -> bytes:

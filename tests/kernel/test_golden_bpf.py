@@ -61,7 +61,8 @@ def groupless() -> Iterator[HostUnderTest]:
             yield host
 
 
-def _check(host: HostUnderTest, rows: Sequence[Golden]) -> None:
+def check_golden(host: HostUnderTest, rows: Sequence[Golden]) -> None:
+    """Each ends as its row says, with the row's bytes."""
     differences = []
     for golden, verdict in zip(rows, host.run_all([row.frame for row in rows]), strict=True):
         if verdict.ending != golden.ending:
@@ -77,7 +78,7 @@ def test_without_a_flood_template_the_bpf_program_agrees_with_the_golden_packets
     golden_host: HostUnderTest,
 ) -> None:
     golden_host.unset_flood()
-    _check(golden_host, [row for row in ROWS if not row.flood])
+    check_golden(golden_host, [row for row in ROWS if not row.flood])
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["agent alive", "agent dead"])
@@ -86,7 +87,7 @@ def test_the_bpf_program_agrees_with_the_golden_packets(
 ) -> None:
     golden_host.set_flood()
     golden_host.set_agent(alive)
-    _check(golden_host, [row for row in ROWS if row.flood and row.agent_alive == alive])
+    check_golden(golden_host, [row for row in ROWS if row.flood and row.agent_alive == alive])
 
 
 def test_without_a_group_and_a_loop_what_would_be_flooded_is_relayed(

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
 from scapy.packet import Raw
 
 from pyxdp_gossip.live_explanation import explain_on_host
@@ -16,27 +14,14 @@ from pyxdp_gossip.session import Service
 from tests.golden import encapsulated, ethernet, ip, udp
 from tests.golden_quic import PEERS_ID, packet, short
 from tests.golden_world import PEER, QUIC_PORT, ROUTES, VIPS, State
-from tests.kernel.conftest import Namespace
-from tests.kernel.dataplane_fixture import OUTSIDE, HostUnderTest, host_under_test, make_pair
+from tests.kernel import test_adoption
+from tests.kernel.dataplane_fixture import HostUnderTest
 from tests.kernel.test_adoption import successor
 
-Maker = Callable[[str], Namespace]
 FURTHER_PORT = 4434
 TO_PEER = bytes(packet(4, short(PEERS_ID)))
 
-
-@pytest.fixture
-def host(netns: Maker, veth: Callable[..., None]) -> Iterator[HostUnderTest]:
-    """A data path at work, with the golden world in it."""
-    inside, outside = make_pair(netns, veth)
-    outside.ip(f"link set {OUTSIDE} down")  # no frames but the tests'
-    with host_under_test(inside) as made:
-        made.set_flood()
-        inside.run(made.plane.attach_packets)
-        try:
-            yield made
-        finally:
-            inside.run(made.plane.adopt_predecessor)
+host = test_adoption.host
 
 
 def services_with(host: HostUnderTest, *, quic: bool) -> dict[Service, int]:
