@@ -157,9 +157,7 @@ def ask_napi(index: int) -> list[bool | None] | str:
         with NetlinkSocket(NETLINK_GENERIC) as netlink:
             family = _netdev_family(netlink)
             values = [("NETDEV_A_NAPI_IFINDEX", index)]
-            question = _netdev_question(
-                NetdevNapi, family, NETDEV_CMD_NAPI_GET, values, NLM_F_DUMP
-            )
+            question = _netdev_question(NetdevNapi, family, NETDEV_CMD_NAPI_GET, values, NLM_F_DUMP)
             return napi_threads(netlink.dump_all(NetdevNapi, question), index)
     except NetlinkError as error:
         too_old = error.errno in (errno.ENOENT, errno.EOPNOTSUPP)
