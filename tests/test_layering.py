@@ -126,7 +126,8 @@ ALLOWED = {
     },
     "doctor_command": {"doctor", "errors"},
     "cli": {
-        "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox", "sim", "stats",
+        "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox",
+        "sim", "stats",
     },
     "__main__": {"cli"},
     "__init__": {
