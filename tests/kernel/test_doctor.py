@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -106,8 +107,10 @@ def configured(table: str, **keys: str | int) -> Callable[[AgentHost], None]:
     [
         (remove_vip, "problem", "vip", f"ip addr add {VIP}/32 dev lo"),
         (set_down, "problem", "interface", f"ip link set dev {DEVICE} up"),
-        (configured("host", interface="nope0"), "problem", "interface", f"there is no nope0; name one that is: lo, {DEVICE}"),
-        (configured("host", address="10.9.9.9"), "problem", "address", f"ip addr add 10.9.9.9/LENGTH dev {DEVICE}"),
+        (configured("host", interface="nope0"), "problem", "interface",
+         f"there is no nope0; name one that is: lo, {DEVICE}"),
+        (configured("host", address="10.9.9.9"), "problem", "address",
+         f"ip addr add 10.9.9.9/LENGTH dev {DEVICE}"),
         (set_multicast_off, "problem", "group", f"ip link set dev {DEVICE} multicast on"),
         (set_strict, "warning", "rp_filter", f"sysctl -w net.ipv4.conf.{DEVICE}.rp_filter=2"),
         (set_cookies_off, "warning", "tcp_syncookies", "sysctl -w net.ipv4.tcp_syncookies=1"),
@@ -115,8 +118,10 @@ def configured(table: str, **keys: str | int) -> Callable[[AgentHost], None]:
         (spoil_key, "problem", "key file", "pyxdp-gossip keygen"),
         (remove_key, "problem", "key file", "pyxdp-gossip keygen"),
         (configured("dataplane", cgroup="/tmp"), "problem", "cgroup", "set [dataplane] cgroup"),
-        (configured("dataplane", pins="/tmp/xg-pins"), "problem", "BPF file system", "set [dataplane] pins to a folder below /sys/fs/bpf"),
-        (configured("dataplane", mode="zero-copy"), "problem", "af-xdp-zero-copy", 'set [dataplane] mode = "auto"'),
+        (configured("dataplane", pins="/tmp/xg-pins"), "problem", "BPF file system",
+         "set [dataplane] pins to a folder below /sys/fs/bpf"),
+        (configured("dataplane", mode="zero-copy"), "problem", "af-xdp-zero-copy",
+         'set [dataplane] mode = "auto"'),
         (nothing, "warning", "mtu", "set its MTU to 1544 or more, or [dataplane] mss = 1396"),
         (configured("dataplane", mss=1460), "warning", "mtu", "1544"),
         (nothing, "warning", "listener", "start the proxy"),
@@ -149,8 +154,6 @@ def test_the_path_to_a_member_counts_as_well(host: AgentHost) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0", VIP])
 def test_a_listener_is_seen(host: AgentHost, address: str) -> None:
-    import socket
-
     with host.namespace.run(socket.socket) as listener:
         listener.bind((address, 80))
         listener.listen()
@@ -158,8 +161,6 @@ def test_a_listener_is_seen(host: AgentHost, address: str) -> None:
 
 
 def test_a_taken_tunnel_port_is_seen(host: AgentHost) -> None:
-    import socket
-
     with host.namespace.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("0.0.0.0", 6080))
         assert "set another [dataplane] tunnel_port" in lines(host, "tunnel port", "warning")[0]

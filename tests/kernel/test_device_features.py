@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,9 @@ import pytest
 from pyxdp_gossip import HostError, features
 from pyxdp_gossip.device_answers import ask_state
 from pyxdp_gossip.xsk import XskProgram
+from tests.kernel.agent_host import ROOT
 from tests.kernel.conftest import Namespace
 
-ROOT_DIR = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MakeNamespace = Callable[[str], Namespace]
 
 
@@ -55,7 +56,7 @@ def test_the_loopback_has_generic_xdp_only(place: Namespace) -> None:
 
 
 def test_a_missing_interface_is_one_line(place: Namespace) -> None:
-    with pytest.raises(HostError, match="no interface 'nope'; there are: .*veth0"):
+    with pytest.raises(HostError, match=r"no interface 'nope'; there are: .*veth0"):
         place.run(lambda: features("nope"))
 
 
@@ -67,7 +68,7 @@ def test_an_attached_program_is_seen_with_its_mode(place: Namespace) -> None:
         assert found.program > 0
         return found.mode
 
-    found_index = place.run(lambda: __import__("socket").if_nametoindex("veth0"))
+    found_index = place.run(socket.if_nametoindex, "veth0")
     assert [place.run(look, mode) for mode in ("native", "skb")] == ["native", "skb"]
     assert place.run(ask_state, found_index).attached is None
 
@@ -81,7 +82,7 @@ def test_without_privileges_what_is_told_is_told_and_the_rest_is_unknown(place: 
             "ip", "netns", "exec", place.name, "setpriv", "--bounding-set=-all",
             "--inh-caps=-all", sys.executable, "-c", script,
         ],
-        cwd=ROOT_DIR, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())

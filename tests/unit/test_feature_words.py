@@ -123,4 +123,4 @@ def test_the_documented_table_of_drivers_is_the_one_in_use() -> None:
         r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|", (ROOT / "docs/zero-copy.md").read_text(), re.M
     )
     plain = {name: tuple(value.rstrip("*") for value in values) for name, *values in rows}
-    assert plain == {name: tuple(value or "–" for value in one) for name, one in DRIVERS.items()}
+    assert plain == {name: tuple(value or "no" for value in one) for name, one in DRIVERS.items()}
