@@ -87,10 +87,9 @@ def _room(patient: Patient, what: str, found: int, own: Address) -> Finding:
     announced = announced_mss(plane.mss, patient.link.mtu if patient.link else found, added)
     if 0 < announced[0] <= mss4 and announced[1] <= mss6:
         return Finding("mtu", "ok", f"{text}; the services announce an MSS of {announced[0]}")
-    remedy = (
-        f"set its MTU to {CLIENT_MTU + added} or more, or [dataplane] mss = {min(mss4, mss6)} "
-        "(docs/mtu.md)"
-    )
+    narrower = patient.link is not None and found < patient.link.mtu
+    mss = f"{min(mss4, mss6)}" if narrower else f'"auto" ({mss4} over IPv4, {mss6} over IPv6)'
+    remedy = f"set its MTU to {CLIENT_MTU + added} or more, or [dataplane] mss = {mss}: docs/mtu.md"
     return Finding("mtu", "warning", text, remedy)
 
 

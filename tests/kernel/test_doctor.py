@@ -122,7 +122,8 @@ def configured(table: str, **keys: str | int) -> Callable[[AgentHost], None]:
          "set [dataplane] pins to a folder below /sys/fs/bpf"),
         (configured("dataplane", mode="zero-copy"), "problem", "af-xdp-zero-copy",
          'set [dataplane] mode = "auto"'),
-        (nothing, "warning", "mtu", "set its MTU to 1544 or more, or [dataplane] mss = 1396"),
+        (nothing, "warning", "mtu",
+         'set its MTU to 1544 or more, or [dataplane] mss = "auto" (1416 over IPv4, 1396 over'),
         (configured("dataplane", mss=1460), "warning", "mtu", "1544"),
         (nothing, "warning", "listener", "start the proxy"),
         (nothing, "warning", "offloads", f"ethtool -K {DEVICE} tx off"),
@@ -148,8 +149,10 @@ def test_the_path_to_a_member_counts_as_well(host: AgentHost) -> None:
     host.configure({"gossip": {"group": None, "members": ["10.8.0.12", "10.99.0.1"], "port": 7946}})
     host.namespace.ip(f"link set {DEVICE} mtu 1600")
     host.namespace.ip(f"route add 10.8.0.12 dev {DEVICE} mtu 1400")
-    assert "the path to 10.8.0.12 takes 1400, 1356" in lines(host, "mtu", "warning")[0]
-    assert "no route to 10.99.0.1" in lines(host, "mtu", "warning")[1]
+    path, missing = lines(host, "mtu", "warning")
+    assert "the path to 10.8.0.12 takes 1400, 1356" in path
+    assert "[dataplane] mss = 1296: docs" in path
+    assert "no route to 10.99.0.1" in missing
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", VIP])
