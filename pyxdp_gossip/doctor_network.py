@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,7 +236,7 @@ def agent(patient: Patient) -> Iterator[Finding]:
 
 def _is_locked(folder: Path) -> bool:
     """By /proc/locks: to try the lock would refuse an agent that starts in this moment."""
-    number = folder.stat().st_ino
+    found = folder.stat()
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     lines = Path("/proc/locks").read_text().splitlines()
-    locks = [line.split() for line in lines if " FLOCK " in line]
-    return any(words[-3].split(":")[-1] == str(number) for words in locks)
+    return any(" FLOCK " in line and place in line.split() for line in lines)
