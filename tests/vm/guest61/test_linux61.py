@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The oldest kernel that the project promises: its verifier takes every BPF object, and the data path
-does there, on virtio-net and by itself, what the golden packets say.
+"""The oldest kernel that the project promises: its verifier takes every BPF object, and the data
+path does there, on virtio-net and by itself, what the golden packets say.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ OBJECTS = sorted(path.name.removesuffix(".bpf.o") for path in OBJECT_DIR.glob("*
 PROGRAMS = {
     "redirect": ("xg_redirect", "xg_question", "xg_host_type"),
     "sessions": ("xg_sessions",),
-    "observer": (),
-    "xsk_all": (),
+    "observer": ("observe", "clear_hash"),
+    "xsk_all": ("xg_to_socket",),
 }
 ETHERNET_BYTES = 14
-NEW = ("delivered_syn", "delivered_udp", "passed_syn", "passed_udp", "stray_forwarded")
+NEW = ("delivered_syn", "delivered_udp", "passed_syn", "passed_udp_new", "stray_forwarded")
 
 
 @pytest.mark.core
