@@ -9,6 +9,10 @@
 #ifndef XG_FRAGMENTING_H
 #define XG_FRAGMENTING_H
 
+#ifndef __bpf__
+#include <string.h>
+#endif
+
 #include "header_template.h"
 
 #define XG_IPV4_FLAG_DF 0x4000u
