@@ -197,6 +197,8 @@ int main(void)
 	struct xg_forwarder f = make();
 
 	explain_everything(&f);
+	f.can_fragment = f.spare_frames = XG_BURST;
+	explain_everything(&f);
 	flood_list.group = XG_NO_TEMPLATE;
 	explain_everything(&f);
 	f.own_is_known = 1;
