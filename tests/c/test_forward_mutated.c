@@ -4,6 +4,7 @@
  */
 #include "forward_world.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #include "too_big.h"
@@ -117,6 +118,11 @@ static void assert_cut(struct xg_forwarder *f, struct xg_frame *frame)
 		struct xg_frame piece = { .data = block + XG_TEMPLATE_BYTES,
 					  .headroom = XG_TEMPLATE_BYTES, .len = MTU };
 
+		if (frame->piece_template == ODD_LENGTH) {	/* of no known kind */
+			assert(xg_forward_piece(f, frame, &piece) == -ENOENT && !frame->pieces);
+			free(block);
+			return;
+		}
 		assert(xg_forward_piece(f, frame, &piece) == 0);
 		assert(piece.data >= block && piece.len <= MTU + XG_ETH_LEN + XG_VLAN_LEN);
 		payload += piece.len - (piece.data[12] == 0x81 ? GUE_IPV4_VLAN_LEN : GUE_IPV4_LEN);
@@ -150,7 +156,8 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 			free(blocks[i]);
 		}
 		done += count;
-		assert(counted(&f) == done);
+		assert(counted(&f) - f.counters[XG_COUNT_fragments_sent] -
+			       f.counters[XG_COUNT_fragments_lost] == done);
 	}
 	/* The changes are small enough that every kind of ending comes up. */
 	for (uint32_t i = XG_COUNT_passed_not_ip; i <= XG_COUNT_no_headroom; i++)
