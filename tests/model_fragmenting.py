@@ -19,6 +19,8 @@ MTU_MIN: Final = 124
 PIECES_MAX: Final = 64
 BYTES_MAX: Final = 65535
 END, NOP, COPIED = 0, 1, 0x80
+ICMP: Final = 1
+"""An error is not cut: its receiver needs the quote."""
 
 
 def cut(data: bytes, mtu: int) -> list[bytes]:
@@ -62,19 +64,17 @@ def _copied(options: bytes) -> bytes:
 def _summed(header: bytes, came: bytes) -> bytes:
     """The header with its checksum; one that came with a wrong one is as wrong again."""
     blank = header[:10] + bytes(2) + header[12:]
-    wrong_by = (~checksum(came)) % 0xFFFF  # the sum of all words, which should be 0xffff
-    total = (checksum(blank) + wrong_by) % 0xFFFF if wrong_by else checksum(blank)
-    if wrong_by and total == 0:
-        total = 0xFFFF
+    wrong_by = (0xFFFF - checksum(came)) % 0xFFFF  # the sum of all words, which should be none
+    total = (checksum(blank) + wrong_by) % 0xFFFF or 0xFFFF if wrong_by else checksum(blank)
     return header[:10] + total.to_bytes(2) + header[12:]
 
 
 def pieces(packet: Packet, frame: bytes, mtu: int) -> list[tuple[Packet, bytes]]:
     """The fragments of the packet in a frame, each as a packet and the bytes from its IP header
     on; none if it may not be cut."""
-    if packet.family != 4 or packet.is_error:
-        return []
     data = frame[packet.l3 : packet.l3 + packet.length]
+    if packet.family != 4 or data[9] == ICMP:
+        return []
     header = packet.l4 - packet.l3
     return [
         (replace(packet, l3=0, l4=header, length=len(piece)), piece) for piece in cut(data, mtu)
