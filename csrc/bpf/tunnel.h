@@ -165,7 +165,7 @@ static __always_inline int strip(struct xdp_md *ctx, const struct xg_config *cfg
 		return XG_COUNT_no_headroom;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + L2_MAX + XG_IPV4_LEN > end)
+	if (data + L2_MAX > end)	/* the last fragment may be shorter than any whole packet */
 		return XG_COUNT_tunnel_malformed;
 	__builtin_memcpy(l2, cfg->mac, 6);
 	__u16 ethertype_be = XG_BE16(inner->family == 4 ? XG_ETHERTYPE_IPV4 : XG_ETHERTYPE_IPV6);
