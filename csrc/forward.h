@@ -36,7 +36,7 @@ struct xg_frame {
 	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
 	uint8_t mark;		/* XG_MARK_* that were set */
 	uint16_t inner_mtu;	/* too big: what would have fit the path, the least of several */
-	uint16_t pieces;	/* fragments that still have to be sent, each in a frame of its own */
+	uint16_t pieces;	/* fragments still to be sent, each in a frame of its own */
 	uint16_t piece;		/* number of the next one */
 	uint16_t piece_template;	/* whose headers they get */
 	uint16_t source_port_be;	/* of a later fragment's session */

@@ -44,7 +44,7 @@
 	X(icmp_flooded, TX, "An ICMP error about a session of no table, flooded.") \
 	X(icmp_dropped, DROP, "The same above the floods' budget, or without a flood group.") \
 	X(fragmented, TX, "Too big for the path and without DF: sent in fragments by the loop.") \
-	X(fragment_no_frames, DROP, "The same, but the loop had no frames free for the fragments.") \
+	X(fragment_no_frames, DROP, "The same, but the loop had no frames free for that.") \
 	X(too_big_answered, TX, "Too big for the path: its sender was told so by an ICMP error.") \
 	X(too_big, DROP, "Too big for the path, not to be answered or above the budget for it.") \
 	X(no_checksum, DROP, "No checksum inside to derive the outer UDP one over IPv6 from.") \

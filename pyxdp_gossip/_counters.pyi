@@ -160,7 +160,7 @@ class CounterAttributes:
 
     @property
     def fragment_no_frames(self) -> int:
-        """The same, but the loop had no frames free for the fragments. The frame is dropped."""
+        """The same, but the loop had no frames free for that. The frame is dropped."""
 
     @property
     def too_big_answered(self) -> int:

@@ -4,8 +4,9 @@
  * no ports, follow it.
  *
  * The memory is in one place, so the AF_XDP loop gets a fragment only with a note that says where
- * it goes (note.h). It is bounded by the map's size and by time; what it does not know is passed to the stack, which can
- * answer nothing without the first fragment, or, if another host sent it here, dropped.
+ * it goes (note.h). It is bounded by the map's size and by time; what it does not know is passed
+ * to the stack, which can answer nothing without the first fragment, or, if another host sent it
+ * here, dropped.
  */
 #ifndef XG_BPF_FRAGMENTS_H
 #define XG_BPF_FRAGMENTS_H
@@ -31,7 +32,7 @@ struct first_fragment {
 	__u16 source_port_be;	/* the later ones get the same outer source port */
 	__u16 destination_port_be;
 	__u8 mark;
-	__u8 by_loop;		/* it was too big, and sent by the loop: later ones follow it there */
+	__u8 by_loop;		/* it was too big, and the loop's: so are the later ones */
 };
 
 struct {

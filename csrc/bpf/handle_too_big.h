@@ -13,7 +13,7 @@
 #include "note.h"
 
 /* True: the frame is the loop's, with a note that says which headers it gets, and the program must
- * return XDP_REDIRECT. Later fragments follow a first one to the loop, so that none overtakes it. */
+ * return XDP_REDIRECT. Later fragments follow a first one there, so that none overtakes it. */
 static __noinline int hand_over_noted(struct xdp_md *ctx, const struct xg_packet *packet,
 				      __u32 index, __u32 mark)
 {
