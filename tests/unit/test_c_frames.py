@@ -12,6 +12,7 @@ PROGRAMS = {
     "test_quic_lb": (),
     "test_forward": (*TABLE, "forward.c"),
     "test_too_big": (*TABLE, "forward.c"),
+    "test_fragmenting": (*TABLE, "forward.c"),
     "test_forward_mutated": (*TABLE, "forward.c"),
     "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),
