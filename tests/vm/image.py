@@ -29,9 +29,9 @@ from tests.vm.packages import CACHE, ROOT, CannotRunError, Parts
 from tests.vm.rows import PLACE
 
 MODULES: Final = (
-    "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit", "ip6_tunnel",
-    "veth", "bridge", "8021q", "tun",
-    "sch_ingress", "cls_matchall", "act_tunnel_key",
+    "virtio_pci", "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit",
+    "ip6_tunnel", "veth", "bridge", "8021q", "tun", "sch_ingress", "cls_matchall",
+    "act_tunnel_key",
 )  # fmt: skip
 TOOLS: Final = ("ip", "tc", "ethtool", "sysctl")
 DISTRIBUTIONS: Final = ("pyxdp-gossip", "pytest", "pytest-timeout")

@@ -15,7 +15,14 @@ import pytest
 from pyxdp_gossip.bpf_object import OBJECT_DIR, BpfObject
 from tests.formats_world import flavoured_world
 from tests.golden_world import CLIENTS, PORT, VIPS
-from tests.kernel.dataplane_fixture import DEVICE, OUTSIDE, HostUnderTest, host_under_test
+from tests.kernel.conftest import Namespace, connect
+from tests.kernel.dataplane_fixture import (
+    Event,
+    HostUnderTest,
+    host_under_test,
+    make_pair,
+    own_namespaces,
+)
 from tests.kernel.wire import WAIT_S
 from tests.kernel.xsk_link import until
 from tests.model_formats import FLAVOURS, GUE_IPV4, Flavour
@@ -59,20 +66,14 @@ def check(host: HostUnderTest, rows: Sequence[Row]) -> None:
     assert differences == []
 
 
-@pytest.fixture(scope="module")
-def golden_host(host_link: Ends) -> Iterator[HostUnderTest]:
-    """One data path, loaded and not attached."""
+@pytest.mark.core
+def test_the_golden_packets_end_as_they_must(host_link: Ends) -> None:
+    rows = [*golden_rows(), *more_rows()]
     with host_under_test(host_link[0]) as host:
         host.set_flood()
-        yield host
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("alive", [True, False], ids=["agent alive", "agent dead"])
-def test_the_golden_packets_end_as_they_must(golden_host: HostUnderTest, alive: bool) -> None:
-    golden_host.set_agent(alive)
-    rows = [*golden_rows(), *more_rows()]
-    check(golden_host, [row for row in rows if row.agent_alive == alive])
+        for alive in (True, False):
+            host.set_agent(alive)
+            check(host, [row for row in rows if row.agent_alive == alive])
 
 
 def name_of(flavour: Flavour) -> str:
@@ -85,6 +86,41 @@ def test_so_do_those_of_each_format(host_link: Ends, flavour: Flavour) -> None:
     with host_under_test(host_link[0], flavoured_world(flavour)) as host:
         host.set_flood()
         check(host, rows_of(flavour))
+
+
+def test_the_sockets_are_told() -> None:
+    """The sockops program: a connection to a service opens, and closes; over XDP on a veth."""
+    with own_namespaces() as make:
+        inside, outside = make_pair(make, connect)
+        with host_under_test(inside) as host:
+            inside.run(host.plane.attach_sessions)
+            assert inside.run(host.plane.attach_packets) == "native"
+            told, port = sockets_told(host, inside, outside)
+    assert [(one.kind.split("_")[0], one.client, one.port) for one in told] == [
+        ("OPEN", CLIENTS[4], port),
+        ("CLOSE", CLIENTS[4], port),
+    ]
+
+
+def sockets_told(
+    host: HostUnderTest, inside: Namespace, outside: Namespace
+) -> tuple[list[Event], int]:
+    """What is told of one connection, and its client's port."""
+    service = str(VIPS[4]), PORT
+    source = str(CLIENTS[4]), 0
+    told: list[Event] = []
+
+    def all_told() -> bool:
+        told.extend(host.socket_events())
+        return len(told) >= 2
+
+    with inside.run(socket.create_server, service) as listener:
+        listener.settimeout(WAIT_S)
+        with outside.run(lambda: socket.create_connection(service, WAIT_S, source)):
+            accepted, (_, port) = listener.accept()
+            accepted.close()
+        until(all_told)
+    return told, port
 
 
 @pytest.fixture(scope="module", params=["xdp", "copy"])
@@ -100,26 +136,3 @@ def test_over_the_wire_too(link: Link) -> None:
     for row in rows:
         link.check(row)
     assert {row.ending for row in rows} >= {"stray_forwarded", "delivered_syn", "delivered_udp"}
-
-
-def test_the_sockets_are_told(host_link: Ends) -> None:
-    """The sockops program: a connection to a service opens, and closes."""
-    inside, outside = host_link
-    for namespace, device in ((inside, DEVICE), (outside, OUTSIDE)):
-        namespace.ip(f"link set {device} mtu 1600")
-    with host_under_test(inside) as host:
-        inside.run(host.plane.attach_sessions)
-        listener = inside.run(socket.create_server, (str(VIPS[4]), PORT))
-        with listener:
-            with outside.run(
-                lambda: socket.create_connection((str(VIPS[4]), PORT), timeout=WAIT_S)
-            ):
-                accepted, _ = listener.accept()
-                port = accepted.getpeername()[1]
-                told = host.socket_events()
-                accepted.close()
-            until(lambda: told.extend(host.socket_events()) or len(told) >= 2)
-    assert [(one.kind.split("_")[0], one.client, one.port) for one in told] == [
-        ("OPEN", CLIENTS[4], port),
-        ("CLOSE", CLIENTS[4], port),
-    ]
