@@ -5,7 +5,7 @@ import pytest
 
 from tests import c_programs
 
-TABLE = ("session_table.c", "session_room.c")
+TABLE = ("session_table.c", "session_room.c", "session_burst.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 PROGRAMS = {
     "test_template": (),
