@@ -13,7 +13,9 @@ from scapy.packet import Raw
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import encapsulated, ethernet, ip, tcp, udp
+from tests.golden_formats import FLAVOURS, Flavour, flavoured_world
 from tests.golden_fragmenting import cut_rows
+from tests.golden_tunnel import tunnelled
 from tests.golden_world import (
     FLOOD,
     OWN_MAC,
@@ -26,9 +28,20 @@ from tests.golden_world import (
     golden_world,
 )
 from tests.kernel import dataplane_fixture
-from tests.kernel.dataplane_fixture import Pair, host_under_test
+from tests.kernel.conftest import connect
+from tests.kernel.dataplane_fixture import (
+    DEVICE,
+    OUTSIDE,
+    Pair,
+    host_under_test,
+    make_pair,
+    own_namespaces,
+)
+from tests.kernel.test_golden_loop import MTU as LINKED_MTU
 from tests.kernel.test_golden_loop import Link, linked
+from tests.kernel.wire import wire
 from tests.model import run
+from tests.unit.test_golden_formats import name_of
 
 pair = dataplane_fixture.pair
 INNER = 14 + 20 + 8 + 16  # of an outer packet without a tag
@@ -80,11 +93,12 @@ def test_with_a_loop_each_golden_packet_leaves_in_its_fragments(link: Link) -> N
 
 
 def receive_later(link: Link) -> bytes:
-    """The next frame of this host."""
+    """The next frame of this host that its kernel did not send by itself."""
     while True:
         frame = link.far.receive()
         assert frame is not None, "no frame came"
-        if frame[6:12] == OWN_MAC:
+        is_kernels = frame[0] & 1 and frame[:6] != FLOOD.destination_mac  # IGMP, MLD
+        if frame[6:12] == OWN_MAC and not is_kernels:
             return frame
 
 
@@ -147,3 +161,43 @@ def test_a_copy_alone_may_be_too_big(link: Link) -> None:
         assert bytes(whole.payload) == frame[34:]
     finally:
         link.host.namespace.run(link.host.plane.set_flood_copies, [])
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=name_of)
+def test_in_each_tunnel_format_the_fragments_are_those_of_the_model(flavour: Flavour) -> None:
+    with own_namespaces() as make:
+        inside, outside = make_pair(make, connect)
+        for namespace, device in ((inside, DEVICE), (outside, OUTSIDE)):
+            namespace.ip(f"link set {device} mtu {LINKED_MTU}")
+        outside.exec(f"sysctl -qw net.ipv6.conf.{OUTSIDE}.disable_ipv6=1")
+        inside.exec(f"sysctl -qw net.ipv6.conf.{DEVICE}.disable_ipv6=0")
+        world = flavoured_world(flavour)
+        with (
+            host_under_test(inside, world, plane="xsk", mode="copy") as made,
+            wire(outside, OUTSIDE) as far,
+        ):
+            made.set_flood()
+            inside.run(made.plane.attach_packets)
+            link = Link(made, far)
+            for size in (1599, 1600):  # an odd length has a checksum too
+                frame = bytes(ethernet() / ip(4, id=9) / udp(State.OTHER) / Raw(bytes(size)))
+                modelled = replace(world, sent=[])
+                assert run(modelled, frame)[0] == "fragmented"
+                assert endings(send(link, frame)) == {"fragmented": 1}
+                assert [receive_later(link) for _ in range(2)] == modelled.sent
+            later = client_fragments(4000, 1600, State.OTHER)
+            modelled = replace(world, sent=[], fragments={})
+            assert [run(modelled, one)[0] for one in later[:2]] == ["fragmented"] * 2
+            assert endings(send(link, *later[:2])) == {"fragmented": 2}
+            assert [receive_later(link) for _ in range(4)] == modelled.sent
+
+
+@pytest.mark.parametrize("size", [1, 8, 40])
+def test_a_later_fragment_of_any_size_is_delivered(pair: Pair, size: int) -> None:
+    first, *_ = (bytes(IP(frame[14:])) for frame in client_fragments(3000, 1456, State.OWN))
+    last = ip(4, id=77, frag=179, proto=17) / Raw(bytes(size))
+    with host_under_test(pair[0]) as host:
+        host.remembers_fragments = True
+        found = host.run_all([bytes(tunnelled(IP(first))), bytes(tunnelled(last))])
+    assert [one.ending for one in found] == ["delivered_udp", "delivered_fragment"]
+    assert found[1].frame[14:] == bytes(last)
