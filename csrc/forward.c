@@ -174,11 +174,10 @@ static void note_inner_mtu(struct xg_frame *frame, uint32_t mtu)
 static uint32_t exceed(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		       const struct xg_packet *packet, uint32_t index, uint8_t mark)
 {
-	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index)), pieces = 0;
+	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index));
+	uint32_t pieces = allowed_pieces(forwarder, frame->data + packet->l3_offset,
+					 frame->data + frame->len, packet, mtu);
 
-	if (forwarder->can_fragment)
-		pieces = xg_pieces(frame->data + packet->l3_offset, frame->data + frame->len,
-				   packet, mtu);
 	if (pieces)
 		return plan_pieces(forwarder, frame, packet, index, mark, pieces);
 	note_inner_mtu(frame, mtu);

@@ -13,6 +13,24 @@
 #include "fragmenting.h"
 #include "too_big.h"
 
+/* Fragments that the packet at l3 may be sent in; 0: it may not. */
+static inline uint32_t allowed_pieces(const struct xg_forwarder *forwarder, const uint8_t *l3,
+				      const uint8_t *end, const struct xg_packet *packet,
+				      uint32_t mtu)
+{
+	return forwarder->can_fragment ? xg_pieces(l3, end, packet, mtu) : 0;
+}
+
+static inline void begin_pieces(struct xg_frame *frame, const struct xg_packet *packet,
+				uint32_t index, uint32_t pieces)
+{
+	frame->pieces = (uint16_t)pieces;
+	frame->piece = 0;
+	frame->piece_template = (uint16_t)index;
+	frame->source_port_be = packet->source_port_be;
+	frame->destination_port_be = packet->destination_port_be;
+}
+
 /* The packet will be sent in `pieces` fragments: the frame is what they are cut from. */
 static inline uint32_t plan_pieces(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
@@ -20,15 +38,11 @@ static inline uint32_t plan_pieces(const struct xg_forwarder *forwarder, struct 
 {
 	if (pieces > forwarder->spare_frames)
 		return XG_COUNT_fragment_no_frames;
-	frame->pieces = (uint16_t)pieces;
-	frame->piece = 0;
-	frame->piece_template = (uint16_t)index;
+	begin_pieces(frame, packet, index, pieces);
 	frame->data += packet->l3_offset;
 	frame->len -= packet->l3_offset;
 	frame->family = packet->family;
 	frame->mark = mark;
-	frame->source_port_be = packet->source_port_be;
-	frame->destination_port_be = packet->destination_port_be;
 	return XG_COUNT_fragmented;
 }
 
@@ -86,18 +100,13 @@ static inline int next_piece(struct xg_forwarder *forwarder, struct xg_frame *fr
 static inline int write_first_piece(struct xg_forwarder *forwarder, struct xg_frame *frame,
 			     const struct xg_packet *packet, uint32_t index, struct xg_frame *copy)
 {
-	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index)), pieces = 0;
-	const uint8_t *l3 = frame->data + frame->outer_len;
+	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index));
+	uint32_t pieces = allowed_pieces(forwarder, frame->data + frame->outer_len,
+					 frame->data + frame->len, packet, mtu);
 
-	if (forwarder->can_fragment)
-		pieces = xg_pieces(l3, frame->data + frame->len, packet, mtu);
 	if (!pieces)
 		return -EMSGSIZE;
-	frame->pieces = (uint16_t)pieces;
-	frame->piece = 0;
-	frame->piece_template = (uint16_t)index;
-	frame->source_port_be = packet->source_port_be;
-	frame->destination_port_be = packet->destination_port_be;
+	begin_pieces(frame, packet, index, pieces);
 	return next_piece(forwarder, frame, copy);
 }
 

@@ -15,9 +15,6 @@
 
 #include "header_template.h"
 
-#define XG_IPV4_FLAG_DF 0x4000u
-#define XG_IPV4_FLAG_MF 0x2000u
-#define XG_IPV4_OFFSET 0x1fffu	/* in units of 8 bytes */
 #define XG_IPV4_HEADER_MAX 60u
 #define XG_IPV4_BYTES_MAX 65535u
 #define XG_OPTION_END 0
@@ -36,7 +33,7 @@ XG_INLINE int xg_may_cut(const void *l3, const void *end, const struct xg_packet
 
 	if ((const void *)(ip + 1) > end || packet->family != 4 || packet->is_error)
 		return 0;
-	return !(ip->fragment_be & XG_BE16(XG_IPV4_FLAG_DF)) && mtu >= XG_CUT_MTU_MIN;
+	return !(ip->fragment_be & XG_BE16(XG_IPV4_DF)) && mtu >= XG_CUT_MTU_MIN;
 }
 
 #ifndef __bpf__
@@ -118,7 +115,7 @@ static inline __u32 xg_write_piece(__u8 *to, const __u8 *l3, const struct xg_pac
 		xg_blank_options(to, header_len);
 	flags = (flags & ~XG_IPV4_OFFSET) | ((flags & XG_IPV4_OFFSET) + at / 8);
 	if (!is_last)
-		flags |= XG_IPV4_FLAG_MF;
+		flags |= XG_IPV4_MF;
 	len += header_len;
 	to[2] = (__u8)(len >> 8);
 	to[3] = (__u8)len;

@@ -73,7 +73,8 @@ XG_INLINE int xg_read_quote4(const void *quote, const void *end, __u32 left,
 	    (const void *)(ports + XG_QUOTED_PORTS) > end)
 		return XG_ODD_ICMP;
 	/* a later fragment has no ports; what the VIP did not send is none of its sessions' */
-	if ((XG_BE16(ip->fragment_be) & 0x1fff) || ip->source_be != packet->destination_be[3])
+	if ((XG_BE16(ip->fragment_be) & XG_IPV4_OFFSET) ||
+	    ip->source_be != packet->destination_be[3])
 		return XG_ODD_ICMP;
 	packet->source_be[3] = ip->destination_be;
 	return xg_take_quote(packet, ip->protocol, (const void *)ports);

@@ -59,6 +59,9 @@ XG_INLINE __u64 xg_distance(const void *from, const void *to)
 #define XG_VLAN_LEN 4
 #define XG_VLAN_TAGS 2		/* 802.1ad outside, 802.1Q inside; more is nobody's rack */
 #define XG_IPV4_LEN 20
+#define XG_IPV4_DF 0x4000u	/* of fragment_be, as the next two */
+#define XG_IPV4_MF 0x2000u
+#define XG_IPV4_OFFSET 0x1fffu	/* in units of 8 bytes */
 #define XG_IPV6_LEN 40
 #define XG_IPV6_EXTENSIONS 4	/* hop-by-hop, destination options, routing, fragment */
 #define XG_TCP_LEN 20
@@ -248,7 +251,7 @@ XG_INLINE int xg_parse_ipv4(const void *l3, const void *end, struct xg_packet *p
 	fragment = XG_BE16(ip->fragment_be);
 	packet->fragment_id = ip->id_be;
 	packet->fragment = fragment >> 13 & XG_FRAGMENT_FIRST;	/* more fragments */
-	if (fragment & 0x1fff) {
+	if (fragment & XG_IPV4_OFFSET) {
 		packet->fragment = XG_FRAGMENT_LATER;
 		return XG_PARSE_FRAGMENT;
 	}

@@ -31,21 +31,6 @@ struct found {
 	__u32 torn;	/* an entry was written while it was read: look again */
 };
 
-#define ROTATE(v, bits) ((v) << (bits) | (v) >> (64 - (bits)))
-#define SIP_ROUND(v0, v1, v2, v3) \
-	do { \
-		v0 += v1; \
-		v1 = ROTATE(v1, 13) ^ v0; \
-		v0 = ROTATE(v0, 32); \
-		v2 += v3; \
-		v3 = ROTATE(v3, 16) ^ v2; \
-		v0 += v3; \
-		v3 = ROTATE(v3, 21) ^ v0; \
-		v2 += v1; \
-		v1 = ROTATE(v1, 17) ^ v2; \
-		v2 = ROTATE(v2, 32); \
-	} while (0)
-
 XG_INLINE void unpack(struct keys *keys, const void *packed, const int key_words,
 		      unsigned int count)
 {

@@ -11,23 +11,23 @@
 XG_TARGET XG_INLINE void XG_ISA(hash)(const __u64 hash_key[2], const struct keys *keys,
 					  const int key_words, unsigned int at, __u64 *hashes)
 {
-	xg_lanes v0 = (xg_lanes){ 0 } + (hash_key[0] ^ 0x736f6d6570736575ull);
-	xg_lanes v1 = (xg_lanes){ 0 } + (hash_key[1] ^ 0x646f72616e646f6dull);
-	xg_lanes v2 = (xg_lanes){ 0 } + (hash_key[0] ^ 0x6c7967656e657261ull);
-	xg_lanes v3 = (xg_lanes){ 0 } + (hash_key[1] ^ 0x7465646279746573ull);
+	xg_lanes v0 = (xg_lanes){ 0 } + (hash_key[0] ^ XG_SIP_INIT0);
+	xg_lanes v1 = (xg_lanes){ 0 } + (hash_key[1] ^ XG_SIP_INIT1);
+	xg_lanes v2 = (xg_lanes){ 0 } + (hash_key[0] ^ XG_SIP_INIT2);
+	xg_lanes v3 = (xg_lanes){ 0 } + (hash_key[1] ^ XG_SIP_INIT3);
 
 	for (int i = 0; i <= key_words; i++) {
-		xg_lanes word = (xg_lanes){ 0 } + ((__u64)(key_words * 8) << 56);
+		xg_lanes word = (xg_lanes){ 0 } + XG_SIP_LENGTH(key_words);
 
 		if (i < key_words)
 			memcpy(&word, &keys->words[i][at], sizeof(word));
 		v3 ^= word;
-		SIP_ROUND(v0, v1, v2, v3);
+		XG_SIP_ROUND(v0, v1, v2, v3);
 		v0 ^= word;
 	}
-	v2 ^= (xg_lanes){ 0 } + 0xff;
+	v2 ^= (xg_lanes){ 0 } + XG_SIP_FINAL;
 	for (int i = 0; i < 3; i++)
-		SIP_ROUND(v0, v1, v2, v3);
+		XG_SIP_ROUND(v0, v1, v2, v3);
 	v0 ^= v1 ^ v2 ^ v3;
 	memcpy(&hashes[at], &v0, sizeof(v0));
 }

@@ -21,7 +21,6 @@
 #define XG_ICMPV6_TOO_BIG 2
 #define XG_IPV4_MTU_MIN 68	/* RFC 791: every link carries that */
 #define XG_IPV6_MTU_MIN 1280	/* RFC 8200 */
-#define XG_IPV4_DF 0x4000
 #define XG_ANSWER_TTL 64
 #define XG_ANSWER_TOS 0xc0	/* RFC 1812 4.3.2.5: internetwork control */
 #define XG_ANSWER4_LEN (XG_IPV4_LEN + XG_ICMP_LEN + XG_QUOTE)

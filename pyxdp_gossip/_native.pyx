@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 
 cdef enum:
     XG_HOST_ABSENT = 65534  # above every host id, below the mark "unowned"
+    FRAMES_WITHOUT_END = 0xffffffff  # that a forwarder without rings has for fragments
 
 ABSENT = XG_HOST_ABSENT  # find_burst: no valid entry
 UNOWNED = XG_HOST_UNOWNED  # find_burst and get: the mark "no host has this session"

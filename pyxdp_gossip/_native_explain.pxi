@@ -108,7 +108,7 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     one.headroom = 128
     one.len = <u32>(len(room) - 128)
     one.pieces = 0
-    forwarder._forwarder.spare_frames = 0xffffffff
+    forwarder._forwarder.spare_frames = FRAMES_WITHOUT_END
     xg_explain(&forwarder._forwarder, &one, answer, &found)
     return (
         xg_counter_names[one.ending].name.decode(),

@@ -169,7 +169,6 @@ cdef class Forwarder:
         self._forwarder.counters = self._counters
         self._forwarder.own_is_known = own_is_known
         self._forwarder.can_fragment = can_fragment
-        self._forwarder.spare_frames = 0xffffffff
 
     def forward(self, list frames not None):
         """Handles at most 64 frames.
@@ -195,7 +194,7 @@ cdef class Forwarder:
             burst[index].data = data + 128
             burst[index].headroom = 128
             burst[index].len = len(rooms[index]) - 128
-        self._forwarder.spare_frames = 0xffffffff
+        self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, burst, count))
         return [
             (
@@ -219,7 +218,7 @@ cdef class Forwarder:
         cdef u8 *written = out
         cdef list found = []
         whole.data, whole.headroom, whole.len = data + 128, 128, <u32>(len(room) - 128)
-        self._forwarder.spare_frames = 0xffffffff
+        self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, &whole, 1))
         while whole.pieces:
             piece.data, piece.headroom, piece.len = written + 128, 128, <u32>len(frame)

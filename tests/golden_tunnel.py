@@ -19,6 +19,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
 from tests.golden import Golden, colons, encapsulated, ip, patched, row, tcp, udp
+from tests.golden_too_big import df
 from tests.golden_world import (
     CLIENTS,
     DEAD_PEER,
@@ -174,7 +175,7 @@ def unknown_rows() -> Iterator[Golden]:
         tagged = tunnelled(ack, tags=(Dot1Q(vlan=5),))
         yield row(f"{name}, misdirected behind a tag", tagged, "misdirected_flooded",
                   output=reflooded(ack))  # fmt: skip
-        huge = (ip(4, flags="DF") if family == 4 else ip(6)) / tcp(State.OWN) / Raw(bytes(1540))
+        huge = df(family) / tcp(State.OWN) / Raw(bytes(1540))
         yield row(f"{name}, misdirected, too big to flood", tunnelled(huge), "too_big")
 
 
