@@ -50,7 +50,7 @@ from pyxdp_gossip.pins import FolderLock
 from pyxdp_gossip.probes import Probes
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import Address, KernelView, Service, Session
-from pyxdp_gossip.templates import overhead
+from pyxdp_gossip.templates import CLIENT_MTU, overhead
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_MS: Final = 1_000_000
@@ -61,7 +61,6 @@ REST_MOST: Final = 2  # flush intervals: a turn is followed by a rest of its len
 DATAGRAMS_A_TURN: Final = 64  # then the kernel's events get their turn
 EVENTS_KEPT: Final = 4096  # for a caller that does not read them
 IP_UDP_HEADERS: Final = {4: 28, 6: 48}  # bytes, without options
-CLIENT_MTU: Final = 1500  # what clients on Ethernet send
 
 
 class Agent:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -62,13 +63,8 @@ def admit(path: Path | None, interface: str | None) -> Patient:
     """
     config, key_problem = (None, "") if path is None else load(path)
     name = interface or (config.host.interface if config else "")
-    link = None
-    if name:
-        try:
-            link = netlink.link(name)
-        except HostError as error:
-            if "no interface" not in str(error):
-                raise
+    is_there = name in (one for _index, one in socket.if_nameindex())
+    link = netlink.link(name) if is_there else None
     return Patient(
         config=config,
         key_problem=key_problem,

@@ -14,13 +14,12 @@ from pyxdp_gossip.bpf_object import PinnedLink
 from pyxdp_gossip.dataplane_settings import announced_mss
 from pyxdp_gossip.device_answers import ask_state
 from pyxdp_gossip.diagnosis import Finding, Patient
-from pyxdp_gossip.encapsulation import ENCAPSULATIONS, overhead
+from pyxdp_gossip.encapsulation import CLIENT_MTU, ENCAPSULATIONS, overhead
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.listeners import is_served
 from pyxdp_gossip.live_snapshot import is_live
 from pyxdp_gossip.session import Address, format_endpoint
 
-CLIENT_MTU: Final = 1500
 SYSCTL: Final = Path("/proc/sys/net/ipv4")
 
 

@@ -21,6 +21,7 @@ GUE_LEN: Final = 16
 GENEVE_LEN: Final = 24
 VXLAN_LEN: Final = 8
 VNI_MAX: Final = (1 << 24) - 1
+CLIENT_MTU: Final = 1500  # what clients on Ethernet send; a path must carry `overhead` more
 
 GUE_DATA: Final = 0x03
 GUE_CONTROL: Final = 0x23

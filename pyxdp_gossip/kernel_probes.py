@@ -30,7 +30,6 @@ AF_XDP: Final = 44
 SO_PREFER_BUSY_POLL: Final = 69
 BTF: Final = Path("/sys/kernel/btf/vmlinux")
 NEEDS_BPF: Final = "needs CAP_BPF and CAP_NET_ADMIN"
-RTM_NEWNEIGH: Final = 28
 NO_SUCH_FLAG: Final = 1 << 31  # of NDA_FLAGS_EXT
 PAGE: Final = 4096
 
@@ -134,7 +133,7 @@ def has_managed_neighbours() -> Answer:
     fields = {"family": socket.AF_INET, "ifindex": 1}
     with NetlinkSocket(NETLINK_ROUTE) as asked:
         try:
-            asked.request(encode(ndmsg, RTM_NEWNEIGH, NLM_F_ACK, fields, values))
+            asked.request(encode(ndmsg, netlink.RTM_NEWNEIGH, NLM_F_ACK, fields, values))
         except NetlinkError as error:
             if error.errno in REFUSED:
                 return "needs CAP_NET_ADMIN"

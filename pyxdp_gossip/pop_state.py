@@ -30,6 +30,7 @@ from pyxdp_gossip.forwarder import Forwarder
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, tunnel_cookie
 from pyxdp_gossip.session import Address, Protocol, Service, Session, packed16
 from pyxdp_gossip.templates import (
+    CLIENT_MTU,
     IP_LEN_MAX,
     MARK_FLOOD,
     HeaderTemplate,
@@ -39,7 +40,6 @@ from pyxdp_gossip.templates import (
 
 SESSIONS_MAX: Final = 1 << 21  # half a GiB while they are read
 FILE_MAX: Final = 1 << 29  # bytes
-CLIENT_MTU: Final = 1500  # with the outer headers, what a POP's network must carry at least
 NO_MAC: Final = bytes(6)
 UNOWNED_WORD: Final = "unowned"
 SESSION_KEYS: Final = ("client", "client_port", "vip", "port", "protocol", "owner")

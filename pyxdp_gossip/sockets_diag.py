@@ -87,7 +87,7 @@ DESTROY_RECEIVE_BUFFER = 4 << 20
 DESTROY_BATCH = 4096
 
 
-def _slots(services: Services) -> dict[tuple[bytes, bytes], int]:
+def slots_of(services: Services) -> dict[tuple[bytes, bytes], int]:
     """(source port, source address) as they stand in an inet_diag_msg → service slot."""
     slots = {}
     for (address, port), slot in services.items():
@@ -119,10 +119,16 @@ def port_filter(ports: list[int]) -> bytes:
 
 
 def _dump_request(family: int, ports: list[int]) -> bytes:
-    body = REQUEST.pack(family, socket.IPPROTO_TCP, 0, LIVE_STATES)
-    if len(ports) <= FILTERED_PORTS_MAX:
-        code = port_filter(ports)
-        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), INET_DIAG_REQ_BYTECODE) + code
+    if len(ports) > FILTERED_PORTS_MAX:
+        return dump_request(family, socket.IPPROTO_TCP, LIVE_STATES)
+    code = port_filter(ports)
+    attribute = ATTRIBUTE.pack(ATTRIBUTE.size + len(code), INET_DIAG_REQ_BYTECODE) + code
+    return dump_request(family, socket.IPPROTO_TCP, LIVE_STATES, attribute)
+
+
+def dump_request(family: int, protocol: int, states: int, attributes: bytes = b"") -> bytes:
+    """Asks inet_diag for all sockets of a protocol that are in one of these states (bits)."""
+    body = REQUEST.pack(family, protocol, 0, states) + attributes
     flags = NLM_F_REQUEST | NLM_F_DUMP
     return HEADER.pack(HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body
 
@@ -147,7 +153,7 @@ def established_sockets(services: Services, now: int) -> bytes:
     """
     if not services:
         return b""
-    slots = _slots(services)
+    slots = slots_of(services)
     ports = sorted({port for _address, port in services})
     return b"".join(
         _family_events(_dump_request(family, ports), slots, now)
@@ -225,7 +231,7 @@ class DestroyListener:
     """
 
     def __init__(self, services: Services) -> None:
-        self._slots = _slots(services)
+        self._slots = slots_of(services)
         groups = 1 << (SKNLGRP_INET_TCP_DESTROY - 1) | 1 << (SKNLGRP_INET6_TCP_DESTROY - 1)
         self._netlink = NetlinkSocket(NETLINK_SOCK_DIAG, groups, DESTROY_RECEIVE_BUFFER)
         self._netlink.socket.setblocking(False)
@@ -234,7 +240,7 @@ class DestroyListener:
 
     def change_services(self, services: Services) -> None:
         """Reports the sockets of these services from now on."""
-        self._slots = _slots(services)
+        self._slots = slots_of(services)
 
     def listen(self, wanted: bool) -> None:
         """Hears of further sockets, or of none: each that ends wakes the reader otherwise.

@@ -9,6 +9,7 @@ from typing import Final
 
 from pyxdp_gossip import _native
 from pyxdp_gossip.encapsulation import (
+    CLIENT_MTU,
     ENCAPSULATIONS,
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
@@ -30,6 +31,7 @@ from pyxdp_gossip.encapsulation import (
 )
 
 __all__ = [
+    "CLIENT_MTU",
     "MARK_FLOOD",
     "MARK_HOP",
     "HeaderTemplate",
