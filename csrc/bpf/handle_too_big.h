@@ -8,12 +8,12 @@
 
 #include "answer_too_big.h"
 #include "fragmenting.h"
-#include "fragments.h"
 #include "hand_over.h"
 #include "note.h"
 
 /* True: the frame is the loop's, with a note that says which headers it gets, and the program must
- * return XDP_REDIRECT. Later fragments follow a first one there, so that none overtakes it. */
+ * return XDP_REDIRECT. Of a first fragment this is remembered: the later ones follow it there, so
+ * that none overtakes it. */
 static __noinline int hand_over_noted(struct xdp_md *ctx, const struct xg_packet *packet,
 				      __u32 index, __u32 mark)
 {
@@ -29,7 +29,6 @@ static __noinline int hand_over_noted(struct xdp_md *ctx, const struct xg_packet
 
 	if (!cfg || !cfg->has_loops || !offer(ctx))
 		return 0;
-	remember_fragment(packet, index, mark | FRAGMENT_BY_LOOP);
 	/* neither fails behind a parsed header; without its note the loop would decide by itself */
 	if (bpf_xdp_adjust_head(ctx, (int)packet->l3_offset - XG_ETH_LEN))
 		return 1;

@@ -40,8 +40,13 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 
 	if (!tmpl || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
 		return XG_COUNT_miss_no_flood;
-	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
-		return handle_too_big(ctx, packet, index, mark, xg_inner_mtu(tmpl));
+	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu) {
+		ending = handle_too_big(ctx, packet, index, mark, xg_inner_mtu(tmpl));
+		/* here, not below: on Linux 6.1 the stack of all calls together is 512 bytes */
+		if (ending == HANDED_OVER)
+			remember_fragment(packet, index, mark | FRAGMENT_BY_LOOP);
+		return ending;
+	}
 	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
 	    xg_inner_sum(data + XG_MASKED(packet->l3_offset, 0x7ff), end, packet, &inner_sum))
 		return XG_COUNT_no_checksum;
