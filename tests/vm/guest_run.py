@@ -14,7 +14,7 @@ from tests.vm.packages import ROOT, SUITE, CannotRunError
 
 PORT: Final = "/dev/ttyS1"
 TEST_S: Final = 120  # one test in the guest, which is ten to thirty times slower than this machine
-LIMIT_S: Final = 900.0  # the guest's life
+LIMIT_S: Final = 1800.0  # the guest's life
 ARGUMENTS: Final = (
     "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", "-o", f"timeout={TEST_S}",
 )  # fmt: skip

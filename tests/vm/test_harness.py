@@ -66,7 +66,7 @@ def test_another_system_has_no_sources() -> None:
 
 
 def test_a_machine_that_cannot_is_told_why_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(suite: str) -> None:
+    def refuse(_: str) -> None:
         raise CannotRunError("the guest is x86_64, and this machine is not")
 
     monkeypatch.setattr(packages, "parts", refuse)

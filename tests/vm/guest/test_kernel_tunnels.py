@@ -42,7 +42,8 @@ def tunnel(outside: Namespace, family: int) -> Iterator[str]:
 
 
 def strays(family: int) -> list[Row]:
-    """To PEER, without a VLAN tag in the outer headers."""
+    """To PEER, without a VLAN tag in the outer headers; the loop's own: first fragments are sent by
+    the XDP program, and so dropped by virtio-net in zero-copy mode."""
     return [
         row
         for row in golden_rows()
@@ -50,6 +51,7 @@ def strays(family: int) -> list[Row]:
         and row.output[:6] == mac(PEER)
         and row.output[12:14] == b"\x08\x00"
         and parse(row.frame).family == family
+        and "fragment" not in row.description
     ]
 
 
