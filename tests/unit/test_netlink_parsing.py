@@ -23,13 +23,13 @@ from pyxdp_gossip.netlink_socket import (
 )
 from pyxdp_gossip.sockets_diag import (
     EVENT_OPEN,
-    _slots,
     is_aborted_session,
     port_filter,
+    slots_of,
     socket_event,
 )
 
-SLOTS = _slots({(ip_address("198.51.100.1"), 443): 7, (ip_address("2001:db8::1"), 443): 8})
+SLOTS = slots_of({(ip_address("198.51.100.1"), 443): 7, (ip_address("2001:db8::1"), 443): 8})
 
 
 def message(kind: int, flags: int, body: bytes) -> bytes:
