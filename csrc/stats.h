@@ -77,7 +77,7 @@
 	X(loop_behind, "Frames that it sent by itself: a loop was stopped, frozen or behind.") \
 	X(flood_copies, "Copies of floods, to hosts that the flood group does not reach.") \
 	X(flood_copies_lost, "Copies of floods for which there was no frame, room or way.") \
-	X(tx_refused, "Frames that the kernel refused to send for the loop.")
+	X(tx_refused, "Frames that the loop or the kernel refused to send: a bad descriptor.")
 /* clang-format on */
 
 #define XG_ENUM_ENDING(name, action, sentence) XG_COUNT_##name,

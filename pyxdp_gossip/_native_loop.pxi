@@ -133,6 +133,7 @@ cdef class XskLoop:
                   keep=None):
         cdef xg_forwarder forwarder
         cdef xg_loop_rings rings
+        memset(&forwarder, 0, sizeof(forwarder))  # fields that are not named below say "none"
         need("queue", queue.shape[0], sizeof(xg_queue))
         need("address", len(address), sizeof(forwarder.address_be))
         need("services", services.shape[0], SERVICE_PLACES * sizeof(xg_service))
