@@ -151,7 +151,7 @@ void xg_xsk_loop_refill(struct xg_xsk_loop *loop)
 		loop->filled += count;
 		xg_loop_publish_credit(loop);
 	}
-	if (loop->rings.fd >= 0 && xsk_ring_prod__needs_wakeup(fill))
+	if (loop->rings.fd >= 0 && (loop->rings.busy_poll || xsk_ring_prod__needs_wakeup(fill)))
 		recvfrom(loop->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 }
 
@@ -161,7 +161,7 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	uint32_t before;
 
 	loop->kick_pending = false;
-	if (loop->rings.fd < 0 || !xsk_ring_prod__needs_wakeup(tx))
+	if (loop->rings.fd < 0 || (!loop->rings.busy_poll && !xsk_ring_prod__needs_wakeup(tx)))
 		return;
 	for (int i = 0; i < KICKS_A_TURN; i++) {
 		before = __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import structlog
 
-from pyxdp_gossip import netlink, questions
+from pyxdp_gossip import busy_poll, netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.agent_settings import dataplane_settings
 from pyxdp_gossip.claims import Claims
@@ -210,12 +210,12 @@ class Agent:
 
     def _attach_packets(self) -> None:
         if self.watch.attach():
+            name, plane = self.config.host.interface, self.dataplane
             self.log.info(
-                "attached",
-                interface=self.config.host.interface,
-                mode=self.dataplane.mode,
-                forwarding=self.dataplane.forwarding,
+                "attached", interface=name, mode=plane.mode, forwarding=plane.forwarding
             )
+            if self.config.dataplane.busy_poll:
+                self.log.info(busy_poll.advice(name))
 
     def stop(self, stay_attached: bool = False) -> None:
         """Says goodbye; `__exit__` takes everything off.
