@@ -211,9 +211,7 @@ class Agent:
     def _attach_packets(self) -> None:
         if self.watch.attach():
             name, plane = self.config.host.interface, self.dataplane
-            self.log.info(
-                "attached", interface=name, mode=plane.mode, forwarding=plane.forwarding
-            )
+            self.log.info("attached", interface=name, mode=plane.mode, forwarding=plane.forwarding)
             if self.config.dataplane.busy_poll:
                 self.log.info(busy_poll.advice(name))
 

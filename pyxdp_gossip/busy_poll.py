@@ -50,9 +50,7 @@ def prefer_busy_polling(fd: int, interface: str) -> None:
                 same.setsockopt(socket.SOL_SOCKET, option, value)
             except OSError as error:
                 hint = HINTS.get(error.errno or 0, "leave [dataplane] busy_poll out")
-                raise HostError(
-                    f"busy polling on {interface}: {error.strerror} ({hint})"
-                ) from None
+                raise HostError(f"busy polling on {interface}: {error.strerror} ({hint})") from None
 
 
 def advice(interface: str, net: Path = Path("/sys/class/net")) -> str:

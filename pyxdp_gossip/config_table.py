@@ -94,9 +94,13 @@ class TableReader:
         value = self._data.get(key)
         if value is None:
             return ()
-        if not isinstance(value, list) or not 1 <= len(value) <= most or any(
-            not isinstance(one, int) or isinstance(one, bool) or not low <= one <= high
-            for one in value
+        if (
+            not isinstance(value, list)
+            or not 1 <= len(value) <= most
+            or any(
+                not isinstance(one, int) or isinstance(one, bool) or not low <= one <= high
+                for one in value
+            )
         ):
             raise self.error(key, value, f"a list of 1 to {most} whole numbers of {low}..{high}")
         return tuple(value)

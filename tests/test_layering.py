@@ -77,8 +77,8 @@ ALLOWED = {
     "probes": {"gossip", "gossip_socket", "routing", "session", "templates"},
     "claims": {"gossip"},
     "agent": {
-        "_native", "agent_settings", "busy_poll", "claims", "config", "dataplane", "errors", "gossip",
-        "gossip_socket", "incarnation", "interface_watch", "kernel_events",
+        "_native", "agent_settings", "busy_poll", "claims", "config", "dataplane", "errors",
+        "gossip", "gossip_socket", "incarnation", "interface_watch", "kernel_events",
         "netlink", "pins", "probes", "questions", "routing", "session", "stats", "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
