@@ -285,6 +285,7 @@ class Agent:
             "attached": self.dataplane.mode,
             "interface": self.watch.state.value,
             "interface_lost": self.watch.losses,
+            "interface_downs": self.watch.downs,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": self.dataplane.statistics().as_dict(),
