@@ -33,6 +33,7 @@ static struct xg_queue queue;
 
 /* ---- the forger ---- */
 
+static uint16_t pieces;
 static int64_t shift;	/* of the frame's address */
 static uint32_t forged_len;
 static uint16_t copies;
@@ -44,6 +45,7 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		frames[i].data = (uint8_t *)((uintptr_t)frames[i].data + (uintptr_t)shift);
 		frames[i].len = forged_len;
 		frames[i].ending = XG_COUNT_stray_forwarded;
+		frames[i].pieces = pieces;
 		frames[i].copy_from = 0;
 		frames[i].copy_to = copies;
 		forwarder->counters[XG_COUNT_stray_forwarded]++;
@@ -55,6 +57,15 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame, stru
 {
 	(void)forwarder;
 	frame->copy_from++;
+	copy->data = (uint8_t *)((uintptr_t)copy->data + (uintptr_t)shift);
+	copy->len = forged_len;
+	return 0;
+}
+
+int xg_forward_piece(struct xg_forwarder *forwarder, struct xg_frame *frame, struct xg_frame *copy)
+{
+	(void)forwarder;
+	frame->pieces--;
 	copy->data = (uint8_t *)((uintptr_t)copy->data + (uintptr_t)shift);
 	copy->len = forged_len;
 	return 0;
@@ -138,6 +149,7 @@ static const struct forgery sound[] = {
 static void test_forged(struct xg_xsk_loop *loop, struct forgery how)
 {
 	uint64_t refused = queue.counters[XG_COUNT_tx_refused];
+	uint32_t sends = (pieces ? pieces : 1u) + copies;
 
 	shift = how.shift;
 	forged_len = how.len;
@@ -147,7 +159,16 @@ static void test_forged(struct xg_xsk_loop *loop, struct forgery how)
 		assert(tx.producer == tx.consumer);
 		assert_frames_add_up(loop);
 	}
-	assert(queue.counters[XG_COUNT_tx_refused] == refused + 3 * FRAMES * (1u + copies));
+	assert(queue.counters[XG_COUNT_tx_refused] == refused + 3 * FRAMES * sends);
+}
+
+/* A flood's copies and a packet's fragments are written to frames of their own. */
+static void test_forged_others(struct xg_xsk_loop *loop)
+{
+	for (size_t i = 0; i < sizeof(forgeries) / sizeof(*forgeries); i++)
+		if (!xg_lies_in_chunk(0, CHUNK, XG_TEMPLATE_BYTES + (uint64_t)forgeries[i].shift,
+				      forgeries[i].len))	/* a copy begins elsewhere */
+			test_forged(loop, forgeries[i]);
 }
 
 static void test_sound(struct xg_xsk_loop *loop, struct forgery how)
@@ -200,10 +221,10 @@ int main(void)
 	for (size_t i = 0; i < sizeof(forgeries) / sizeof(*forgeries); i++)
 		test_forged(loop, forgeries[i]);
 	copies = 1;
-	for (size_t i = 0; i < sizeof(forgeries) / sizeof(*forgeries); i++)
-		if (!xg_lies_in_chunk(0, CHUNK, XG_TEMPLATE_BYTES + (uint64_t)forgeries[i].shift,
-				      forgeries[i].len))	/* a copy begins elsewhere */
-			test_forged(loop, forgeries[i]);
+	test_forged_others(loop);
+	copies = 0;
+	pieces = 2;
+	test_forged_others(loop);
 	xg_xsk_loop_destroy(loop);
 	free(umem);
 	puts("ok");
