@@ -63,6 +63,7 @@ XG_INLINE void take(const struct xg_session_table *t, const __u64 *entry, const 
 		    const int key_words, unsigned int i, __u64 used, __u32 match,
 		    struct found *found)
 {
+	struct xg_owner_state state;
 	__u64 differs = 0;
 	__u64 meta;
 	__u32 fits;
@@ -72,8 +73,8 @@ XG_INLINE void take(const struct xg_session_table *t, const __u64 *entry, const 
 	meta = XG_LOAD64(&entry[key_words]);
 	fits = !(differs | ((meta & USED_AND_CHECK) ^ used));
 	found->torn |= (match != 0) & !fits;
-	found->metas[i] =
-		meta & -(__u64)(fits & counts(meta, xg_owner_load(&t->owners[xg_meta_owner(meta)])));
+	state = xg_owner_load(&t->owners[xg_meta_owner(meta)]);
+	found->metas[i] = meta & -(__u64)(fits & counts(meta, state));
 }
 
 /* Entries moved, or one was torn: those that were not found are looked for again, each alone. */

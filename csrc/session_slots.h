@@ -2,10 +2,10 @@
 /*
  * The writer's view of the session table: its struct, its slots and how one is changed.
  *
- * Private to session_table.c, session_room.c and session_burst.c. A slot is numbered bucket * 4 + place; its
- * entry lies in shared memory, its cold part in an array beside it. Every store to shared memory
- * is a release: a reader that sees a later store sees the earlier ones too (session_lookup.h
- * says what it makes of that). On x86-64 a release store is a plain one.
+ * Private to session_table.c, session_room.c and session_burst.c. A slot is numbered bucket * 4 +
+ * place; its entry lies in shared memory, its cold part in an array beside it. Every store to
+ * shared memory is a release: a reader that sees a later store sees the earlier ones too
+ * (session_lookup.h says what it makes of that). On x86-64 a release store is a plain one.
  */
 #ifndef XG_SESSION_SLOTS_H
 #define XG_SESSION_SLOTS_H

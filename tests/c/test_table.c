@@ -154,12 +154,12 @@ static void test_counts(void)
 	for (__u32 flags = 0; flags < 4; flags++)
 		for (__u32 epochs = 0; epochs < 1 << 16; epochs++) {
 			struct xg_owner_state state = { (__u8)epochs, (__u8)flags, 0, 0 };
+			__u8 epoch = (__u8)(epochs >> 8);
+			__u64 meta = xg_meta_make(5, 1, epoch, 0);
+			__u64 mark = xg_meta_make(5, XG_HOST_UNOWNED, epoch, 0);
 
-			for (__u32 owner = 1; owner <= XG_HOST_UNOWNED; owner += XG_HOST_UNOWNED - 1) {
-				__u64 meta = xg_meta_make(5, (__u16)owner, (__u8)(epochs >> 8), 0);
-
-				assert(counts(meta, state) == (__u32)xg_meta_valid(meta, state));
-			}
+			assert(counts(meta, state) == (__u32)xg_meta_valid(meta, state));
+			assert(counts(mark, state) == (__u32)xg_meta_valid(mark, state));
 		}
 }
 
