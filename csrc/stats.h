@@ -81,7 +81,7 @@
 	X(fragments_sent, "Fragments that the loop cut from what was too big for its path.") \
 	X(fragments_lost, "Of those, for which there was no frame, room or way.") \
 	X(flood_copies_lost, "Copies of floods for which there was no frame, room or way.") \
-	X(tx_refused, "Frames that the kernel refused to send for the loop.")
+	X(tx_refused, "Frames that the loop or the kernel refused to send: a bad descriptor.")
 /* clang-format on */
 
 #define XG_ENUM_ENDING(name, action, sentence) XG_COUNT_##name,

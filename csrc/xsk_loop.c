@@ -10,6 +10,7 @@
 
 #include <xdp/xsk.h>
 
+#include "xsk_descriptor.h"
 #include "xsk_loop_state.h"
 
 #ifndef SOL_XDP
@@ -152,7 +153,7 @@ void xg_xsk_loop_refill(struct xg_xsk_loop *loop)
 		loop->filled += count;
 		xg_loop_publish_credit(loop);
 	}
-	if (loop->rings.fd >= 0 && xsk_ring_prod__needs_wakeup(fill))
+	if (loop->rings.fd >= 0 && (loop->rings.busy_poll || xsk_ring_prod__needs_wakeup(fill)))
 		recvfrom(loop->rings.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 }
 
@@ -162,7 +163,7 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	uint32_t before;
 
 	loop->kick_pending = false;
-	if (loop->rings.fd < 0 || !xsk_ring_prod__needs_wakeup(tx))
+	if (loop->rings.fd < 0 || (!loop->rings.busy_poll && !xsk_ring_prod__needs_wakeup(tx)))
 		return;
 	for (int i = 0; i < KICKS_A_TURN; i++) {
 		before = __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);
@@ -179,28 +180,18 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	loop->kick_pending = true;
 }
 
-/* A descriptor that crosses its chunk or leaves the UMEM has crashed kernels. */
-static bool is_valid(const struct xg_xsk_loop *loop, uint64_t address, uint32_t len)
+/* Puts a frame on the TX ring, for which there is room, or back among the free ones. `chunk` is
+ * the frame that the loop took: whatever `frame` says, this one is given back. */
+static uint32_t send_frame(struct xg_xsk_loop *loop, uint64_t chunk, const struct xg_frame *frame)
 {
-	const struct xg_loop_rings *rings = &loop->rings;
-	uint64_t begin = rings->first_frame * rings->frame_size;
-	uint64_t end = begin + (uint64_t)rings->frames * rings->frame_size;
-
-	return len > 0 && len <= rings->frame_size && address >= begin && address < end &&
-	       chunk_of(loop, address) == chunk_of(loop, address + len - 1);
-}
-
-/* Puts a frame on the TX ring, for which there is room, or back among the free ones. */
-static uint32_t send_frame(struct xg_xsk_loop *loop, const struct xg_frame *frame)
-{
-	uint64_t address = (uint64_t)(frame->data - loop->rings.umem);
+	uint64_t address = (uint64_t)((uintptr_t)frame->data - (uintptr_t)loop->rings.umem);
 	struct xdp_desc *desc;
 	uint32_t index = 0;
 
-	if (!is_valid(loop, address, frame->len) ||
+	if (!xg_lies_in_chunk(chunk, loop->rings.frame_size, address, frame->len) ||
 	    xsk_ring_prod__reserve(loop->rings.tx, 1, &index) != 1) {
 		loop->queue->counters[XG_COUNT_tx_refused]++;
-		put_free(loop, address);
+		put_free(loop, chunk);
 		return 0;
 	}
 	desc = xsk_ring_prod__tx_desc(loop->rings.tx, index);
@@ -245,7 +236,7 @@ static uint32_t send_other(struct xg_xsk_loop *loop, struct xg_frame *frame,
 	copy.data = loop->rings.umem + chunk + XG_TEMPLATE_BYTES;
 	copy.len = loop->rings.frame_size - XG_TEMPLATE_BYTES;
 	if (write(&loop->forwarder, frame, &copy) == 0)
-		return send_frame(loop, &copy);
+		return send_frame(loop, chunk, &copy);
 	put_free(loop, chunk);
 	return 0;
 }
@@ -293,7 +284,8 @@ static uint32_t spare_frames(const struct xg_xsk_loop *loop, uint32_t count)
 }
 
 /* Sends a burst that the forwarder has decided on. */
-static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint32_t count)
+static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_frame *frames,
+			   const uint64_t *chunks, uint32_t count)
 {
 	bool is_cut[XG_BURST];
 	uint32_t sent = 0;
@@ -303,27 +295,28 @@ static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, ui
 		if (is_cut[i])
 			sent += send_pieces(loop, &frames[i]);
 		else if (is_sent(frames[i].ending))
-			sent += send_frame(loop, &frames[i]);
+			sent += send_frame(loop, chunks[i], &frames[i]);
 		else
-			put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
+			put_free(loop, chunks[i]);
 	}
 	for (uint32_t i = 0; i < count; i++) {
 		sent += send_copies(loop, &frames[i]);
 		if (is_cut[i])
-			put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
+			put_free(loop, chunks[i]);
 	}
 	return sent;
 }
 
-static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint32_t index,
-		       uint32_t count)
+static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint64_t *chunks,
+		       uint32_t index, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		const struct xdp_desc *desc = xsk_ring_cons__rx_desc(loop->rings.rx, index + i);
 
+		chunks[i] = chunk_of(loop, desc->addr);
 		frames[i].data = loop->rings.umem + desc->addr;
 		frames[i].len = desc->len;
-		frames[i].headroom = (uint32_t)(desc->addr - chunk_of(loop, desc->addr));
+		frames[i].headroom = (uint32_t)(desc->addr - chunks[i]);
 		__builtin_prefetch(frames[i].data);
 	}
 	xsk_ring_cons__release(loop->rings.rx, count);
@@ -333,6 +326,7 @@ static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint32
 uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 {
 	struct xg_frame frames[XG_BURST];
+	uint64_t chunks[XG_BURST];
 	uint32_t index = 0, count, sent = 0;
 
 	reap(loop);
@@ -341,10 +335,10 @@ uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 	count = smallest(XG_BURST, xsk_prod_nb_free(loop->rings.tx, XG_BURST));
 	count = count ? xsk_ring_cons__peek(loop->rings.rx, count, &index) : 0;
 	if (count) {
-		take_burst(loop, frames, index, count);
+		take_burst(loop, frames, chunks, index, count);
 		loop->forwarder.spare_frames = spare_frames(loop, count);
 		xg_forward_burst(&loop->forwarder, frames, count);
-		sent = send_burst(loop, frames, count);
+		sent = send_burst(loop, frames, chunks, count);
 		submit(loop, sent);
 		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	}

@@ -36,6 +36,7 @@ struct xg_loop_rings {
 	uint32_t frame_size;	/* bytes, a power of two */
 	uint32_t driver_frames;	/* of those with the kernel, never handed over: in zero-copy mode
 				 * the host's own packets need them when the loop stands still */
+	uint32_t busy_poll;	/* the socket prefers busy polling: each call polls the driver */
 	int fd;			/* of the socket; -1: there is no kernel behind the rings */
 };
 

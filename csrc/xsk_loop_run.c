@@ -89,6 +89,8 @@ static int timeout_ms(const struct xg_xsk_loop *loop)
 {
 	if (loop->is_down)
 		return DOWN_MS;
+	if (loop->rings.busy_poll)
+		return 0;	/* the driver has no interrupt that would end the wait */
 	return loop->kick_pending ? PENDING_MS : IDLE_MS;
 }
 

@@ -88,6 +88,7 @@ ffibuilder.cdef(
     #define XDP_ZEROCOPY ...
     #define XDP_USE_NEED_WAKEUP ...
 
+    int xg_prefer_node(void *area, uint64_t size, uint32_t node);
     int xg_umem_create(struct xsk_umem **umem, void *area, uint64_t size,
                        struct xsk_ring_prod *fill, struct xsk_ring_cons *completion,
                        uint32_t fill_size, uint32_t completion_size, uint32_t frame_size);
@@ -120,6 +121,7 @@ ffibuilder.set_source(
     #include <xdp/libxdp.h>
     #include <xdp/xsk.h>
     #include <sys/socket.h>
+    #include <sys/syscall.h>
 
     #ifndef SOL_XDP
     #define SOL_XDP 283
@@ -218,6 +220,23 @@ ffibuilder.set_source(
                                          xdp_program__name(program));
         xdp_multiprog__close(all);
         return 0;
+    }
+
+    #define XG_NODES 1024
+    #define XG_MPOL_PREFERRED 1	/* linux/mempolicy.h: elsewhere, if this node has no memory left */
+
+    /* Pages of the area that nobody touched yet will lie on this NUMA node. */
+    static int xg_prefer_node(void *area, uint64_t size, uint32_t node)
+    {
+        unsigned long mask[XG_NODES / (8 * sizeof(unsigned long))] = { 0 };
+        const uint32_t bits = 8 * sizeof(unsigned long);
+
+        if (node >= XG_NODES)
+            return -EINVAL;
+        mask[node / bits] = 1ul << (node % bits);
+        /* the kernel takes one bit less than it is told */
+        return syscall(SYS_mbind, area, size, XG_MPOL_PREFERRED, mask, XG_NODES + 1, 0) ? -errno
+                                                                                        : 0;
     }
 
     /* Loads the least XDP program there is, and forgets it: libbpf's own probes call a missing

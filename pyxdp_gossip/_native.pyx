@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef enum:
     XG_HOST_ABSENT = 65534  # above every host id, below the mark "unowned"

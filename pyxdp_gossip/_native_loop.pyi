@@ -92,6 +92,7 @@ class XskLoop:
         frame_size: int,
         driver_frames: int,
         fd: int,
+        busy_poll: bool = False,
         keep: object = None,
     ) -> None:
         """Make a loop over rings that libxdp made; all memory must outlive it.
@@ -108,6 +109,7 @@ class XskLoop:
             frame_size: bytes of a chunk, a power of two.
             driver_frames: of the frames with the kernel, those that are never handed over.
             fd: of the socket.
+            busy_poll: it prefers busy polling: the loop never sleeps, and each turn polls.
             keep: kept alive with the loop.
 
         Raises:

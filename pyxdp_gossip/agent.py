@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import structlog
 
-from pyxdp_gossip import netlink, questions
+from pyxdp_gossip import busy_poll, netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
 from pyxdp_gossip.agent_settings import dataplane_settings
 from pyxdp_gossip.claims import Claims
@@ -209,12 +209,10 @@ class Agent:
 
     def _attach_packets(self) -> None:
         if self.watch.attach():
-            self.log.info(
-                "attached",
-                interface=self.config.host.interface,
-                mode=self.dataplane.mode,
-                forwarding=self.dataplane.forwarding,
-            )
+            name, plane = self.config.host.interface, self.dataplane
+            self.log.info("attached", interface=name, mode=plane.mode, forwarding=plane.forwarding)
+            if self.config.dataplane.busy_poll:
+                self.log.info(busy_poll.advice(name))
 
     def stop(self, stay_attached: bool = False) -> None:
         """Says goodbye; `__exit__` takes everything off.
@@ -286,6 +284,7 @@ class Agent:
             "attached": self.dataplane.mode,
             "interface": self.watch.state.value,
             "interface_lost": self.watch.losses,
+            "interface_downs": self.watch.downs,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": self.dataplane.statistics().as_dict(),

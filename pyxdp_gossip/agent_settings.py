@@ -53,4 +53,6 @@ def dataplane_settings(config: Config, services: Mapping[Service, int]) -> Datap
         too_big_rate_pps=plane.too_big_rate_pps,
         mss=plane.mss,
         quic=config.quic,
+        cpus=plane.cpus,
+        busy_poll=plane.busy_poll,
     )

@@ -44,7 +44,7 @@ KNOWN_KEYS: Mapping[str, tuple[str, ...]] = {
     "dataplane": (
         *("plane", "mode", "tunnel_port", "cgroup", "pins"),
         *("flood_rate_pps", "flood_new_rate_pps", "too_big_rate_pps", "mss"),
-        *("encapsulation", "vni", "udp6_zero_checksum"),
+        *("encapsulation", "vni", "udp6_zero_checksum", "cpus", "busy_poll"),
     ),
     "table": ("sessions_v4", "sessions_v6"),
     "metrics": ("listen",),

@@ -14,6 +14,8 @@ TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
 """UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
 UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
 VNI_MAX = (1 << 24) - 1
+CPU_MAX = 8191  # the kernel's own limit, CONFIG_NR_CPUS
+CPUS_MOST = 128  # XG_QUEUES: more queues have no loop
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
 
 
@@ -31,6 +33,11 @@ class DataplaneConfig:
     with the outer headers; None: they announce what the kernel says.
     `encapsulation`: "gue", "geneve", "vxlan" or "ipip", the same on all hosts; `vni` is of Geneve
     and VXLAN. `udp_checksum`: UDP over IPv6 carries a real checksum (RFC 8200 section 8.1).
+    `cpus`: the AF_XDP loop of RX queue n runs on CPU cpus[n mod len(cpus)] and nowhere else; empty:
+    wherever the scheduler puts it. Best those that serve the queues' interrupts, of the device's
+    NUMA node. The price: what else runs there delays strays.
+    `busy_poll`: the loops poll the driver themselves instead of sleeping until an interrupt: less
+    latency and fewer losses in a burst, for one CPU a queue that is always busy.
     """
 
     plane: str
@@ -45,6 +52,8 @@ class DataplaneConfig:
     encapsulation: str = "gue"
     vni: int = 0
     udp_checksum: bool = True
+    cpus: tuple[int, ...] = ()
+    busy_poll: bool = False
 
 
 def read(table: TableReader, host_id: int) -> DataplaneConfig:
@@ -56,8 +65,12 @@ def read(table: TableReader, host_id: int) -> DataplaneConfig:
     cgroup = table.text("cgroup", optional=True)
     pins = table.text("pins", optional=True)
     encapsulation = table.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
+    plane = table.choice("plane", ("xsk", "xdp"), "xsk")
+    for key in ("cpus", "busy_poll"):
+        if plane == "xdp" and table.has(key):
+            raise table.error("plane", plane, f'"xsk" where `{key}` is set: "xdp" has no loops')
     return DataplaneConfig(
-        plane=table.choice("plane", ("xsk", "xdp"), "xsk"),
+        plane=plane,
         mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
         tunnel_port=table.integer("tunnel_port", 1, 65535, TUNNEL_PORTS[encapsulation]),
         cgroup=None if cgroup is None else Path(cgroup),
@@ -69,4 +82,6 @@ def read(table: TableReader, host_id: int) -> DataplaneConfig:
         encapsulation=encapsulation,
         vni=table.integer("vni", 0, VNI_MAX, 0),
         udp_checksum=not table.boolean("udp6_zero_checksum", False),
+        cpus=table.integers("cpus", 0, CPU_MAX, CPUS_MOST),
+        busy_poll=table.boolean("busy_poll", False),
     )

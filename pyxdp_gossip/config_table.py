@@ -89,6 +89,22 @@ class TableReader:
             raise self.error(key, value, f"a whole number of {low}..{high}")
         return value
 
+    def integers(self, key: str, low: int, high: int, most: int) -> tuple[int, ...]:
+        """A list of 1 to `most` numbers of low..high; empty if absent."""
+        value = self._data.get(key)
+        if value is None:
+            return ()
+        if (
+            not isinstance(value, list)
+            or not 1 <= len(value) <= most
+            or any(
+                not isinstance(one, int) or isinstance(one, bool) or not low <= one <= high
+                for one in value
+            )
+        ):
+            raise self.error(key, value, f"a list of 1 to {most} whole numbers of {low}..{high}")
+        return tuple(value)
+
     def integer_or_auto(self, key: str, low: int, high: int) -> int | Literal["auto"] | None:
         """A number of low..high, or "auto"; None if absent."""
         value = self._data.get(key)

@@ -276,25 +276,25 @@ class Dataplane:
     def _open_plane(self, attached: str) -> None:
         link, mode = self._link, xsk_mode(self.settings.mode, attached, self._link.kind)
         self._plane = XskPlane(
-            link.name, link.rx_queues, link.mtu, mode, self._maps["xsks"], self._make_loop
-        )
+            link.name, link.rx_queues, link.mtu, mode, self._maps["xsks"], self._make_loop,
+            cpus=self.settings.cpus, busy_poll=self.settings.busy_poll,
+        )  # fmt: skip
         self._plane.open()
 
     def _make_loop(self, number: int, socket: XskSocket, umem: Umem, driver_frames: int) -> XskLoop:
         settings, rings = self.settings, socket.addresses
         return XskLoop(
-            host=settings.host,
-            table4=self.table4, table6=self.table6,
+            host=settings.host, table4=self.table4, table6=self.table6,
             owners=self.owners, templates=self._templates,
             services=self._services, quic=self._quic,
-            flood=self._flood,
-            address=packed16(settings.address),
+            flood=self._flood, address=packed16(settings.address),
             encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
             tunnel_port=settings.tunnel_port, too_big_rate_pps=settings.too_big_rate_pps,
             queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
             fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
             umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,
-            driver_frames=driver_frames, fd=socket.fd, keep=(socket, umem),
+            driver_frames=driver_frames, fd=socket.fd, busy_poll=settings.busy_poll,
+            keep=(socket, umem),
         )  # fmt: skip
 
     def _close_plane(self) -> None:

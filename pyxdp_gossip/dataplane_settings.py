@@ -85,6 +85,8 @@ class DataplaneSettings:
         vni: of Geneve and VXLAN.
         udp_checksum: UDP over IPv6 carries a real checksum.
         quic: the layouts of the QUIC services' connection ids.
+        cpus: where the AF_XDP loops run, one of them a queue, round and round; none: anywhere.
+        busy_poll: the AF_XDP loops poll the driver, and never sleep.
     """
 
     host: int
@@ -108,6 +110,8 @@ class DataplaneSettings:
     vni: int = 0
     udp_checksum: bool = True
     quic: tuple[QuicLb, ...] = ()
+    cpus: tuple[int, ...] = ()
+    busy_poll: bool = False
 
     @property
     def by_slot(self) -> dict[int, Service]:

@@ -42,6 +42,7 @@ class InterfaceWatch:
 
     Attributes:
         losses: how often the interface was found to be gone.
+        downs: how often it was found to be down.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class InterfaceWatch:
         self._gossip = gossip
         self._tell = tell
         self._wanted = False
-        self.losses = 0
+        self.losses = self.downs = 0
         self.state = InterfaceState.UP if netlink.link(name).up else InterfaceState.DOWN
 
     def attach(self) -> bool:
@@ -102,6 +103,7 @@ class InterfaceWatch:
 
     def _change(self, state: InterfaceState) -> None:
         if state is not self.state:
+            self.downs += state is InterfaceState.DOWN
             self.state = state
             self._tell(InterfaceChanged(self._name, state))
 

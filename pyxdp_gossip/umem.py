@@ -19,9 +19,15 @@ from pyxdp_gossip.errors import HostError
 
 FRAME_SIZES: Final = (2048, 4096)  # what the kernel takes: at most a page, a power of two
 FRAMES_MAX: Final = 1 << 20
+NODES: Final = 1024  # the kernel's own limit, CONFIG_NODES_SHIFT
 RING_MAX: Final = 1 << 16
 RX_HEADROOM: Final = 256  # XDP_PACKET_HEADROOM: the kernel leaves it free in front of a frame
 NO_MEMORY: Final = "out of memory for the UMEM: fewer frames, or a larger `ulimit -l`"
+
+NODE_HINTS: Final[Mapping[int, str]] = {
+    errno.EINVAL: "there is no such node",
+    errno.ENOSYS: "this kernel was built without CONFIG_NUMA",
+}
 
 # What an errno of the AF_XDP calls means to whoever reads it.
 HINTS: Final[Mapping[int, str]] = {
@@ -99,6 +105,9 @@ class Umem:
         frames: how many.
         frame_size: bytes of each, 2048 or 4096. The kernel leaves 256 bytes free in front of what
             it receives (XDP_PACKET_HEADROOM), so a frame holds packets of 256 bytes less.
+        numa_node: where the memory should lie, best the device's
+            (/sys/class/net/IF/device/numa_node); if that node is full, elsewhere. None: wherever
+            the thread runs that touches it first.
 
     Attributes:
         frames, frame_size: as given.
@@ -106,15 +115,20 @@ class Umem:
 
     Raises:
         ValueError: an argument is out of range.
+        HostError: there is no such NUMA node.
 
     Source: Documentation/networking/af_xdp.rst of the kernel.
     """
 
-    def __init__(self, frames: int = 4096, *, frame_size: int = 2048) -> None:
+    def __init__(
+        self, frames: int = 4096, *, frame_size: int = 2048, numa_node: int | None = None
+    ) -> None:
         if frame_size not in FRAME_SIZES:
             raise ValueError(f"frame_size is {frame_size}, expected 2048 or 4096 (a page)")
         if not 1 <= frames <= FRAMES_MAX:
             raise ValueError(f"frames is {frames}, expected 1..{FRAMES_MAX}")
+        if numa_node is not None and not 0 <= numa_node < NODES:
+            raise ValueError(f"numa_node is {numa_node}, expected 0..{NODES - 1}")
         self.frames = frames
         self.frame_size = frame_size
         self.size = frames * frame_size
@@ -126,6 +140,9 @@ class Umem:
         self._view: memoryview | None = memoryview(memory)
         self._pointer: Any = ffi.from_buffer(memory)
         self._address = int(ffi.cast("uintptr_t", self._pointer))
+        if numa_node is not None:
+            rc = lib.xg_prefer_node(self._pointer, length, numa_node)
+            bpf_object.checked(f"memory on NUMA node {numa_node}", rc, NODE_HINTS)
         self._registration: Registration | None = None
         self._pid = os.getpid()
 

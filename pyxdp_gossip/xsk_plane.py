@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from pyxdp_gossip import placement
 from pyxdp_gossip.bpf_object import BpfMap
+from pyxdp_gossip.busy_poll import prefer_busy_polling
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.xsk import Umem, XskSocket
 
@@ -51,7 +53,10 @@ MakeLoop = Callable[[int, XskSocket, Umem, int], Loop]
 class _Queue:
     """One queue's parts, and the thread that runs its loop."""
 
-    def __init__(self, name: str, umem: Umem, socket: XskSocket, loop: Loop) -> None:
+    def __init__(
+        self, name: str, umem: Umem, socket: XskSocket, loop: Loop, cpu: int | None
+    ) -> None:
+        self._cpu = cpu
         self.umem = umem
         self.socket = socket
         self.loop = loop
@@ -67,6 +72,8 @@ class _Queue:
 
     def _run(self) -> None:
         try:
+            if self._cpu is not None:
+                placement.pin_this_thread(self._cpu)
             self.loop.run()
         except Exception as error:  # told to whoever looks after the plane
             self.failure = error
@@ -88,11 +95,16 @@ class XskPlane:
         mode: "auto", "zero-copy", "copy", or "skb" if the program is attached so.
         xsks: the XSKMAP.
         make_loop: makes the loop of a queue; it may be handed frames from then on.
+        cpus: the loop of queue n runs on the n-th of them, round and round; none: anywhere.
+        busy_poll: the sockets prefer busy polling; the loops must be made for it.
     """
 
     def __init__(
-        self, interface: str, queues: int, mtu: int, mode: str, xsks: BpfMap, make_loop: MakeLoop
-    ) -> None:
+        self, interface: str, queues: int, mtu: int, mode: str, xsks: BpfMap, make_loop: MakeLoop,
+        *, cpus: Sequence[int] = (), busy_poll: bool = False,
+    ) -> None:  # fmt: skip
+        self._cpus = tuple(cpus)
+        self._busy_poll = busy_poll
         self._interface = interface
         self._numbers = range(min(queues, xsks.max_entries))
         self._frame_size = frame_size_for(mtu)
@@ -110,8 +122,10 @@ class XskPlane:
             "zero-copy", "copy" or "skb": what was picked. With "auto" all queues get the same.
 
         Raises:
-            HostError: no socket could be made so; nothing is left.
+            HostError: no socket could be made so, or a CPU is not ours; nothing is left.
         """
+        placement.check_cpus(self._cpus)
+        self._node = placement.device_node(self._interface)
         try:
             for number in self._numbers:
                 self._open_queue(number)
@@ -123,7 +137,7 @@ class XskPlane:
     def _open_queue(self, number: int) -> None:
         with contextlib.ExitStack() as stack:
             size = self._frame_size
-            umem = stack.enter_context(Umem(FRAMES, frame_size=size))
+            umem = stack.enter_context(Umem(FRAMES, frame_size=size, numa_node=self._node))
             mode = self.mode or self._mode  # all queues alike
             socket = stack.enter_context(
                 XskSocket(
@@ -132,10 +146,13 @@ class XskPlane:
                     any_mtu=True,  # the XDP program hands no frame over that is too large
                 )
             )  # fmt: skip
+            if self._busy_poll:
+                prefer_busy_polling(socket.fd, self._interface)
             zero_copy = socket.mode == "zero-copy"
             loop = self._make_loop(number, socket, umem, DRIVER_FRAMES if zero_copy else 0)
             stack.callback(loop.close)
-            queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop)
+            cpu = self._cpus[number % len(self._cpus)] if self._cpus else None
+            queue = _Queue(f"xg-{self._interface}-{number}", umem, socket, loop, cpu)
             queue.thread.start()
             stack.pop_all()
         self._queues.append(queue)

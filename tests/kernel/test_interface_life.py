@@ -52,6 +52,7 @@ def test_down_and_up_again_is_told_and_changes_nothing(host: AgentHost) -> None:
         wait_interface(host, agent, state)
     found = host.counters(agent)
     assert (found["attached"], found["mode"]) == ("native", FORWARDING[host.plane])
+    assert (found["interface_downs"], found["interface_lost"]) == (2, 0)
     assert (host.xdp_link(), host.attached()) == (link, EVERYTHING)
     host.stop(agent)
     assert host.attached() == []
