@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     pass
 
 GUEST_FOLDER: Final = Path(__file__).resolve().parent / "guest"
+# Tests in this folder run on this machine, and talk to two guests.
+PAIR_FOLDER: Final = GUEST_FOLDER.with_name("pair")
 # "all" tests of the guest, the "core" of them, or "off": none. Makefile and docs name it.
 SWITCH: Final = "ZEROCOPY"
 CHOICES: Final = ("all", "core", "off")
@@ -52,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [
         item
         for item in items
-        if _is_for_guest(item)
+        if (_is_for_guest(item) or PAIR_FOLDER in item.path.parents)
         and (choice == "off" or (choice == "core" and not item.get_closest_marker("core")))
     ]
     config.stash[LEFT_OUT] = len(out)
