@@ -141,13 +141,19 @@ XG_AES_FUNCTION void xg_aes128_decrypt(const __u32 *keys, __u32 block[4])
 		block[i] ^= keys[4 * XG_AES_ROUNDS + i];
 	for (int round = XG_AES_ROUNDS - 1; round >= 0; round--) {
 		__u32 a = block[0], b = block[3], c = block[2], d = block[1];
+		__u32 first = 4 * round;
+
+#ifdef __bpf__
+		/* Else clang counts offsets below zero, which the verifier of Linux 7.3 refuses. */
+		asm volatile("" : "+r"(first));
+#endif
 
 #pragma GCC unroll 4
 		for (int i = 0; i < 4; i++) {
 			__u32 last = d;
 			__u32 column = xg_aes_gather(xg_aes_inverse_sbox, a, b, c, d);
 
-			column ^= keys[4 * round + i];
+			column ^= keys[first + i];
 			block[i] = round ? xg_aes_unmix(column) : column;
 			d = c;
 			c = b;
