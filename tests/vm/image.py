@@ -29,7 +29,7 @@ from tests.vm.packages import CACHE, ROOT, CannotRunError, Parts
 MODULES: Final = (
     "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit", "ip6_tunnel",
     "veth", "bridge", "8021q", "tun",
-    "xsk_diag", "ifb", "sch_ingress", "act_mirred", "cls_matchall",
+    "tcp_diag", "udp_diag", "xsk_diag", "ifb", "sch_ingress", "act_mirred", "cls_matchall",
 )  # fmt: skip
 TOOLS: Final = ("ip", "tc", "ethtool", "sysctl")
 DISTRIBUTIONS: Final = ("pyxdp-gossip", "pytest", "pytest-timeout")

@@ -40,7 +40,7 @@ LENGTH: Final = struct.Struct("!I")
 # linux/xdp_diag.h, linux/sock_diag.h
 AF_XDP, SOCK_DIAG_BY_FAMILY, NETLINK_SOCK_DIAG = 44, 20, 4
 XDP_SHOW = 1 << 0 | 1 << 2 | 1 << 4  # XDP_SHOW_INFO, XDP_SHOW_UMEM, XDP_SHOW_STATS
-XDP_DIAG_INFO, XDP_DIAG_UMEM, XDP_DIAG_STATS = 1, 5, 8
+XDP_DIAG_INFO, XDP_DIAG_UMEM, XDP_DIAG_STATS = 1, 5, 9
 XDP_DU_F_ZEROCOPY = 1
 REQUEST: Final = struct.Struct("=BBHIIII")
 MESSAGE_BYTES: Final = 16
@@ -66,6 +66,12 @@ def run(words: list[str]) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
+
+
+@call
+def read(path: str) -> str:
+    """A file."""
+    return Path(path).read_text()
 
 
 @call

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A POP of two guests, each a host with a kernel of its own; router and client are namespaces.
 
-                client ── router ══ bridge ─┬─ tap ─ guest A (host 1)
-                                            └─ tap ─ guest B (host 2)
+client ── router ══ bridge ─┬─ tap ─ guest A (host 1)
+                            └─ tap ─ guest B (host 2)
 """
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pyxdp_gossip.popbox.agents import to_toml
 from pyxdp_gossip.stats import ENDINGS
-from tests.kernel.conftest import Namespace, command, connect
+from tests.kernel.conftest import Namespace, connect
 from tests.kernel.dataplane_fixture import own_namespaces
 from tests.vm import image, packages
 from tests.vm.machine import GuestError, Machine, tap_nic
 from tests.vm.packages import ROOT, CannotRunError
-from tests.vm.remote import DEVICE
+from tests.vm.remote import DEVICE, LENGTH
 
 PORT: Final = "/dev/ttyS1"
 BOOT_S: Final = 240.0
@@ -32,6 +33,7 @@ POLL_S: Final = 0.1
 QUEUES: Final = 2
 TAP_LENGTH: Final = 16384  # frames that wait for a slow guest
 ROUTER, CLIENT, CLIENT_ROUTER = "10.8.0.1", "192.0.2.2", "192.0.2.1"
+SEEN: Final = "rx_xdp_packets"  # of ethtool: frames that the program saw
 VIP, VIP_PORT = "198.51.100.1", 80
 KEY: Final = bytes(range(32)).hex()
 
@@ -44,13 +46,19 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(POLL_S)
 
 
+def deliver(connection: socket.socket, content: bytes) -> None:
+    """The server at the other end got this, each byte in its place: it says the digest."""
+    connection.sendall(LENGTH.pack(len(content)) + content)
+    answer = connection.recv(hashlib.sha256().digest_size, socket.MSG_WAITALL)
+    assert answer == hashlib.sha256(content).digest()
+
+
 @dataclass
 class Host:
     """One guest."""
 
     number: int
     machine: Machine
-    tables: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -115,22 +123,33 @@ class Host:
 
 
 class Change:
-    """What the counters of a host rose by, since it was made."""
+    """What the counters of a host rose by, since it was made; `look` takes them again.
+
+    Attributes:
+        program: the data path's counters.
+        driver: those of `ethtool -S`.
+    """
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        self.host = host
         self._before = self._now()
 
-    def _now(self) -> tuple[dict[str, int], dict[str, int]]:
-        return self._host.counters()["dataplane"], self._host.ask("ethtool_statistics")
+    def _now(self) -> list[dict[str, int]]:
+        """The driver's are taken twice: gossip goes on, and the program's lie between."""
+        early = self.host.ask("ethtool_statistics")
+        counted = self.host.counters()["dataplane"]
+        return [early, counted, self.host.ask("ethtool_statistics")]
 
-    def look(self) -> None:
-        """Takes the counters again; `program` and `driver` are what they rose by."""
+    def look(self) -> Change:
+        """Takes the counters again."""
         now = self._now()
-        self.program, self.driver = (
+        _, self.program, self.driver = (
             {name: count - old.get(name, 0) for name, count in new.items()}
             for new, old in zip(now, self._before, strict=True)
         )
+        self.seen_at_least = now[0][SEEN] - self._before[2][SEEN]
+        self.seen_at_most = now[2][SEEN] - self._before[0][SEEN]
+        return self
 
     def sent(self) -> int:
         """Frames that the program and its loop meant to send."""
@@ -138,21 +157,19 @@ class Change:
 
     def tunnelled(self) -> int:
         """Frames that came in a tunnel."""
-        return sum(
-            self.program[name]
-            for name in ENDINGS
-            if name.startswith(("delivered_", "flood_", "misdirected_", "tunnel_"))
-        )
+        kinds = ("delivered_", "flood_unknown", "flood_syn", "misdirected_", "tunnel_")
+        return sum(self.program[name] for name in ENDINGS if name.startswith(kinds))
 
-    def ended(self) -> int:
-        """Frames that met their end."""
-        return sum(self.program[name] for name in ENDINGS)
+    def check_that_each_frame_ended(self) -> None:
+        """What the driver gave to the program, gossip included, met one end each."""
+        ended = sum(self.program[name] for name in ENDINGS)
+        assert self.seen_at_least <= ended <= self.seen_at_most
 
-    def of_driver(self, what: str) -> int:
-        """Of all its queues."""
-        return sum(
-            count for name, count in self.driver.items() if name.strip("rtx0123456789") == what
-        )
+    def check_the_loops(self) -> None:
+        """All that the program handed over was sent by the loops, as far as the driver knows."""
+        assert self.driver["rx_xdp_redirects"] == self.program["handed_over"]
+        sent = self.sent() + self.program["flood_copies"]
+        assert self.driver["tx_xdp_tx"] == sent, (self.driver, self.program)
 
 
 class Pair:
@@ -181,6 +198,24 @@ class Pair:
             return made
 
         return self.client.run(make)
+
+    @contextmanager
+    def connections(self, count: int, mss: int = 0) -> Iterator[list[socket.socket]]:
+        """Connections that B accepted, and of which A knows."""
+        before = [host.counters()["table"]["v4"] for host in self.hosts]
+        self.route(self.b)
+        with ExitStack() as stack:
+            made = [stack.enter_context(self.connect(mss)) for _ in range(count)]
+            for host, known in zip(self.hosts, before, strict=True):
+                self._wait_for_table(host, known + count)
+            yield made
+
+    @staticmethod
+    def _wait_for_table(host: Host, sessions: int) -> None:
+        def knows() -> bool:
+            return bool(host.counters()["table"]["v4"] >= sessions)
+
+        wait_for(knows, f"host {host.number} to know all connections")
 
     def tap_drops(self, host: Host) -> int:
         """Frames for a guest that the machine dropped: they are on no counter of the guest's."""
@@ -239,6 +274,3 @@ def pair() -> Iterator[Pair]:
         made = Pair(router, client, hosts)
         made.route(*hosts)
         yield made
-
-
-__all__ = ["VIP", "VIP_PORT", "Change", "Host", "Pair", "command", "pair", "wait_for"]
