@@ -16,6 +16,7 @@ from tests.kernel.dataplane_fixture import make_pair, own_namespaces
 from tests.kernel.xsk_link import FAR, NEAR, Pair
 from tests.vm.kernel_log import KernelLog
 
+
 @pytest.fixture
 def kernel_log() -> Iterator[KernelLog]:
     """The kernel's log of this test."""

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Two guests for all tests, their agents for a test; neither kernel may log an error."""
+"""Two guests and their agents, for all tests; neither kernel may log an error."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.vm.pair.world import Pair, pair, wait_for
+
+LIMIT_S = 900  # the first test boots the guests, which are emulated
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A limit for slow guests."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +27,10 @@ def guests() -> Iterator[Pair]:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pop(guests: Pair) -> Iterator[Pair]:
     """Both agents run and know each other; their loops are in zero-copy."""
-    for host in guests.hosts:
+    for host in guests.hosts:  # at once: to start takes each of them long
         host.start([one for one in guests.hosts if one is not host])
     for host in guests.hosts:
         host.ask("ready")

@@ -32,7 +32,6 @@ ROUNDS = 2
 def bad_network(host: Host, how: str) -> Iterator[None]:
     """On both ways through the guest's kernel."""
     for words in (
-        "ip link add ifb0 type ifb",
         "ip link set ifb0 up",
         f"tc qdisc add dev ifb0 root netem {how}",
         f"tc qdisc add dev {DEVICE} ingress",
@@ -45,7 +44,7 @@ def bad_network(host: Host, how: str) -> Iterator[None]:
     finally:
         host.run(f"tc qdisc del dev {DEVICE} root")
         host.run(f"tc qdisc del dev {DEVICE} ingress")
-        host.run("ip link del ifb0")
+        host.run("tc qdisc del dev ifb0 root")
 
 
 def netem_counts(host: Host) -> list[tuple[int, int]]:
