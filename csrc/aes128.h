@@ -134,33 +134,33 @@ XG_AES_FUNCTION void xg_aes128_encrypt(const __u32 *keys, __u32 block[4])
 	}
 }
 
-/* The inverse, with the same keys. */
+/* One round of the inverse; no columns are mixed in the last one. */
+XG_INLINE void xg_aes_unround(const __u32 *keys, __u32 block[4], int is_last)
+{
+	__u32 a = block[0], b = block[3], c = block[2], d = block[1];
+
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++) {
+		__u32 last = d;
+		__u32 column = xg_aes_gather(xg_aes_inverse_sbox, a, b, c, d) ^ keys[i];
+
+		block[i] = is_last ? column : xg_aes_unmix(column);
+		d = c;
+		c = b;
+		b = a;
+		a = last;
+	}
+}
+
+/* The inverse, with the same keys. The last round is not in the loop: a branch for it would have
+ * clang begin the loop in its middle, which Linux 6.1's verifier refuses as a back-edge. */
 XG_AES_FUNCTION void xg_aes128_decrypt(const __u32 *keys, __u32 block[4])
 {
 	for (int i = 0; i < 4; i++)
 		block[i] ^= keys[4 * XG_AES_ROUNDS + i];
-	for (int round = XG_AES_ROUNDS - 1; round >= 0; round--) {
-		__u32 a = block[0], b = block[3], c = block[2], d = block[1];
-		__u32 first = 4 * round;
-
-#ifdef __bpf__
-		/* Else clang counts offsets below zero, which the verifier of Linux 7.3 refuses. */
-		asm volatile("" : "+r"(first));
-#endif
-
-#pragma GCC unroll 4
-		for (int i = 0; i < 4; i++) {
-			__u32 last = d;
-			__u32 column = xg_aes_gather(xg_aes_inverse_sbox, a, b, c, d);
-
-			column ^= keys[first + i];
-			block[i] = round ? xg_aes_unmix(column) : column;
-			d = c;
-			c = b;
-			b = a;
-			a = last;
-		}
-	}
+	for (int round = XG_AES_ROUNDS - 1; round > 0; round--)
+		xg_aes_unround(keys + 4 * round, block, 0);
+	xg_aes_unround(keys, block, 1);
 }
 
 #ifndef __bpf__

@@ -151,7 +151,9 @@ static void note_size(const struct xg_forwarder *forwarder, struct xg_explanatio
 
 	if (!tmpl)
 		return;
-	if (ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered)
+	if (ending == XG_COUNT_fragmented)
+		code = XG_STEP_fragmented;
+	else if (ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered)
 		code = XG_STEP_too_big;
 	else if (ending == XG_COUNT_no_headroom)
 		code = XG_STEP_no_headroom;

@@ -50,6 +50,7 @@
 	X(flood_headers)	/* headers; value: template index */ \
 	X(flood_no_headers)	/* headers; ends */ \
 	X(fits)			/* size; value: bytes of the outer packet, bound: MTU; ends */ \
+	X(fragmented)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
 	X(too_big)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
 	X(no_headroom)		/* size; ends */
 /* clang-format on */

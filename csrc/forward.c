@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "decide.h"
+#include "forward_pieces.h"
+#include "note.h"
 #include "odd_packets.h"
 #include "too_big.h"
 
@@ -23,7 +25,7 @@ struct lookup {
 	uint32_t count;
 };
 
-enum kind { ENDED, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR };
+enum kind { ENDED, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR, NOTED };
 
 struct burst {
 	struct xg_packet packets[XG_BURST];
@@ -112,6 +114,16 @@ static void parse_odd(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	}
 }
 
+static int is_noted(const struct xg_frame *frame)
+{
+	struct xg_note note;
+
+	if (frame->len < sizeof(note))
+		return 0;
+	memcpy(&note, frame->data, sizeof(note));
+	return note.ethertype_be == XG_BE16(XG_NOTE_ETHERTYPE);
+}
+
 static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
 		      struct burst *burst)
 {
@@ -120,7 +132,11 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	const struct xg_service *service;
 
 	burst->kind[i] = ENDED;
-	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = 0;
+	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = frame->pieces = 0;
+	if (forwarder->reads_notes && is_noted(frame)) {
+		burst->kind[i] = NOTED;
+		return;
+	}
 	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
 	    is_tunnel(forwarder, packet)) {
 		burst->kind[i] = OF_TUNNEL;
@@ -155,6 +171,20 @@ static void note_inner_mtu(struct xg_frame *frame, uint32_t mtu)
 		frame->inner_mtu = (uint16_t)mtu;
 }
 
+static uint32_t exceed(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+		       const struct xg_packet *packet, uint32_t index, uint8_t mark)
+{
+	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index)), pieces = 0;
+
+	if (forwarder->can_fragment)
+		pieces = xg_pieces(frame->data + packet->l3_offset, frame->data + frame->len,
+				   packet, mtu);
+	if (pieces)
+		return plan_pieces(forwarder, frame, packet, index, mark, pieces);
+	note_inner_mtu(frame, mtu);
+	return XG_COUNT_too_big;
+}
+
 static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
 			    uint32_t ending)
@@ -164,10 +194,8 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 
 	if (!tmpl)
 		return XG_COUNT_miss_no_flood;
-	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu) {
-		note_inner_mtu(frame, xg_inner_mtu(tmpl));
-		return XG_COUNT_too_big;
-	}
+	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
+		return exceed(forwarder, frame, packet, index, mark);
 	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
 	    xg_inner_sum(frame->data + packet->l3_offset, frame->data + frame->len, packet,
 			 &inner_sum))
@@ -204,10 +232,10 @@ static uint32_t flood(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	if (group != XG_NO_TEMPLATE)
 		result = encapsulate(forwarder, frame, packet, group, mark, ending);
 	else
-		while (result != ending && first < copies)
+		while (result != ending && result != XG_COUNT_fragmented && first < copies)
 			result = encapsulate(forwarder, frame, packet, list->to[first++], mark,
 					     ending);
-	if (result == ending) {
+	if (result == ending || result == XG_COUNT_fragmented) {
 		frame->copy_from = first;
 		frame->copy_to = copies;
 	}
@@ -313,6 +341,37 @@ static uint32_t act(const struct xg_forwarder *forwarder, struct xg_frame *frame
 	return flood_miss(forwarder, frame, packet);
 }
 
+/* What the XDP program has chosen headers for: a fragment, or what must become fragments. */
+static uint32_t act_on_note(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			    struct xg_packet *packet)
+{
+	const struct xg_template *tmpl;
+	struct xg_note note;
+	uint32_t pieces;
+	int reason;
+
+	memcpy(&note, frame->data, sizeof(note));
+	packet->l3_offset = sizeof(note);
+	packet->beyond = 0;
+	packet->is_error = 0;
+	reason = xg_parse_ipv4(frame->data + sizeof(note), frame->data + frame->len, packet);
+	if (reason != XG_PARSE_OK && reason != XG_PARSE_FRAGMENT)
+		return XG_COUNT_overtaken;	/* the program has parsed it */
+	packet->source_port_be = note.source_port_be;
+	packet->destination_port_be = note.destination_port_be;
+	tmpl = xg_forward_template(forwarder, note.template_index);
+	if (!tmpl)
+		return XG_COUNT_miss_no_flood;
+	pieces = xg_pieces(frame->data + sizeof(note), frame->data + frame->len, packet,
+			   xg_inner_mtu(tmpl));
+	if (pieces > 1)
+		return plan_pieces(forwarder, frame, packet, note.template_index, note.mark,
+				   pieces);
+	return pieces ? encapsulate(forwarder, frame, packet, note.template_index, note.mark,
+				    XG_COUNT_fragment_forwarded) :
+			XG_COUNT_too_big;
+}
+
 /* An ICMP error goes where a segment of the session that it quotes would go. */
 static uint32_t act_on_error(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			     const struct xg_packet *session, __u64 meta)
@@ -371,6 +430,9 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		else if (burst.kind[i] == OF_TUNNEL)
 			frames[i].ending = flood_misdirected(forwarder, &frames[i],
 							     &burst.packets[i]);
+		else if (burst.kind[i] == NOTED)
+			frames[i].ending = act_on_note(forwarder, &frames[i], &burst.packets[i]);
+		forwarder->spare_frames -= frames[i].pieces;
 		if (frames[i].ending == XG_COUNT_too_big && burst.kind[i] == OF_SERVICE)
 			frames[i].ending = answer_too_big(forwarder, &frames[i],
 							  &burst.packets[i]);
@@ -381,7 +443,12 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 	return 0;
 }
 
-static int write_copy(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+int xg_forward_piece(struct xg_forwarder *forwarder, struct xg_frame *frame, struct xg_frame *copy)
+{
+	return next_piece(forwarder, frame, copy);
+}
+
+static int write_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		      uint32_t index, struct xg_frame *copy)
 {
 	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
@@ -398,8 +465,10 @@ static int write_copy(const struct xg_forwarder *forwarder, const struct xg_fram
 		reason = xg_parse_ipv4(copy->data, copy->data + inner_len, &packet);
 	else
 		reason = xg_parse_ipv6(copy->data, copy->data + inner_len, &packet);
-	if (reason != XG_PARSE_OK || xg_outer_ip_len(tmpl, &packet) > tmpl->mtu)
+	if (reason != XG_PARSE_OK)
 		return -EMSGSIZE;
+	if (xg_outer_ip_len(tmpl, &packet) > tmpl->mtu)
+		return write_first_piece(forwarder, frame, &packet, index, copy);
 	copy->len = inner_len;
 	if (encapsulate(forwarder, copy, &packet, index, frame->mark, XG_COUNT_flood_copies) !=
 	    XG_COUNT_flood_copies)

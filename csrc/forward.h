@@ -36,6 +36,11 @@ struct xg_frame {
 	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
 	uint8_t mark;		/* XG_MARK_* that were set */
 	uint16_t inner_mtu;	/* too big: what would have fit the path, the least of several */
+	uint16_t pieces;	/* fragments still to be sent, each in a frame of its own */
+	uint16_t piece;		/* number of the next one */
+	uint16_t piece_template;	/* whose headers they get */
+	uint16_t source_port_be;	/* of a later fragment's session */
+	uint16_t destination_port_be;
 };
 
 /* How misses reach all hosts: one packet to the group, and one to each host beyond it. Written
@@ -61,6 +66,9 @@ struct xg_forwarder {
 	const struct xg_service *services;	/* places of services.h */
 	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
+	uint32_t reads_notes;			/* frames come from the XDP program: note.h */
+	uint32_t can_fragment;			/* what is too big and has no DF */
+	uint32_t spare_frames;			/* that fragments may take, before each burst */
 	uint32_t own_is_known;			/* without a kernel to ask: own entries are right */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 	struct xg_answer_budget answers;	/* ICMP errors about what is too big */
@@ -70,8 +78,15 @@ struct xg_forwarder {
  * 0, or -E2BIG. */
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count);
 
+/* Writes the next fragment of a frame with `pieces` to `copy`, of which as below. The frame itself
+ * is not sent. 0; -ENOSPC: no room; -ENOENT: no way to that host; the other fragments then are
+ * given up too. */
+int xg_forward_piece(struct xg_forwarder *forwarder, struct xg_frame *frame,
+		     struct xg_frame *copy);
+
 /* Writes the next copy of a flooded frame to `copy`, whose `data` has `len` bytes of room behind
- * it and `headroom` in front, and counts it. `frame->copy_from` grows by one in any case.
+ * it and `headroom` in front, and counts it. `frame->copy_from` grows by one in any case. If the
+ * copy is too big for its path, this is its first fragment, and `pieces` says how many follow.
  * 0; -ENOSPC: no room; -EMSGSIZE: too big for that path; -ENOENT: no way to that host. */
 int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    struct xg_frame *copy);

@@ -2,7 +2,7 @@
 /*
  * The writer's view of the session table: its struct, its slots and how one is changed.
  *
- * Private to session_table.c and session_room.c. A slot is numbered bucket * 4 + place; its
+ * Private to session_table.c, session_room.c and session_burst.c. A slot is numbered bucket * 4 + place; its
  * entry lies in shared memory, its cold part in an array beside it. Every store to shared memory
  * is a release: a reader that sees a later store sees the earlier ones too (session_lookup.h
  * says what it makes of that). On x86-64 a release store is a plain one.
@@ -75,6 +75,17 @@ static inline bool is_valid(const struct xg_session_table *t, __u64 meta)
 	return xg_meta_valid(meta, xg_owner_load(&t->owners[xg_meta_owner(meta)]));
 }
 
+/* xg_meta_valid() of a word that is used, without a branch. */
+static inline __u32 counts(__u64 meta, struct xg_owner_state state)
+{
+	__u8 epoch = xg_meta_epoch(meta);
+	__u32 is_previous = ((state.flags & XG_OWNER_PREVIOUS) != 0) &
+			    (epoch == (__u8)(state.epoch - 1));
+
+	return (xg_meta_owner(meta) == XG_HOST_UNOWNED) |
+	       (((state.flags & XG_OWNER_ACTIVE) != 0) & ((epoch == state.epoch) | is_previous));
+}
+
 static inline bool is_used(__u64 meta)
 {
 	return xg_meta_flags(meta) & XG_META_USED;
@@ -104,6 +115,21 @@ static inline __u32 free_slot_in(const struct xg_session_table *t, __u32 bucket)
 			return slot;
 	return XG_NO_SLOT;
 }
+
+/* Always inline: gcc 12 takes a function that only prefetches for one without effect, and leaves
+ * its calls out. */
+static inline __attribute__((always_inline)) void
+prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
+{
+	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
+
+	__builtin_prefetch(entries);
+	if (t->key_words != 1)
+		__builtin_prefetch(entries + 8);
+}
+
+/* (reader) The meta word of a valid entry, or 0. */
+__u64 xg_session_find_one(const struct xg_session_table *t, const __u64 *key, __u64 hash);
 
 /* Both buckets of `hash` are full of valid entries: move entries, or let go the oldest one that
  * is closed already. Returns a slot of one of the two buckets, or XG_NO_SLOT. */

@@ -135,7 +135,7 @@ static __u64 probe(const struct xg_session_table *t, __u32 bucket, const __u64 *
 	return xg_bucket6_find((const struct xg_bucket6 *)entries, key, check);
 }
 
-static __u64 find_valid(const struct xg_session_table *t, const __u64 *key, __u64 hash)
+__u64 xg_session_find_one(const struct xg_session_table *t, const __u64 *key, __u64 hash)
 {
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
@@ -157,38 +157,6 @@ static __u64 find_valid(const struct xg_session_table *t, const __u64 *key, __u6
 			break;
 	}
 	return meta && is_valid(t, meta) ? meta : 0;
-}
-
-/* Always inline: gcc 12 takes a function that only prefetches for one without effect, and leaves
- * its calls out. */
-static inline __attribute__((always_inline)) void
-prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
-{
-	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
-
-	__builtin_prefetch(entries);
-	if (t->key_words != 1)
-		__builtin_prefetch(entries + 8);
-}
-
-int xg_session_table_find_burst(const struct xg_session_table *t, const void *keys,
-				unsigned int count, __u64 *metas)
-{
-	__u64 words[XG_BURST_MAX][XG_KEY_WORDS_MAX];
-	__u64 hashes[XG_BURST_MAX];
-	size_t key_len = t->key_words * sizeof(__u64);
-
-	if (count > XG_BURST_MAX)
-		return -EINVAL;
-	for (unsigned int i = 0; i < count; i++) { /* start all misses before waiting on any */
-		memcpy(words[i], (const char *)keys + i * key_len, key_len);
-		hashes[i] = hash_of(t, words[i]);
-		prefetch_bucket(t, xg_hash_bucket1(hashes[i], t->bucket_mask));
-		prefetch_bucket(t, xg_hash_bucket2(hashes[i], t->bucket_mask));
-	}
-	for (unsigned int i = 0; i < count; i++)
-		metas[i] = find_valid(t, words[i], hashes[i]);
-	return 0;
 }
 
 /* The slot of a key in one bucket, or XG_NO_SLOT. For the writer. */

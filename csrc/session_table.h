@@ -110,6 +110,14 @@ int xg_session_table_is_current(const struct xg_session_table *table, __u64 meta
 int xg_session_table_find_burst(const struct xg_session_table *table, const void *keys,
 				unsigned int count, __u64 *metas);
 
+/* The instructions that a burst may use. The same by one of them, for tests and benchmarks.
+ * -EOPNOTSUPP: this processor has no such. */
+enum xg_burst_isa { XG_BURST_ANY, XG_BURST_AVX2, XG_BURST_AVX512 };
+
+enum xg_burst_isa xg_session_burst_widest(void);
+int xg_session_table_find_burst_by(const struct xg_session_table *table, enum xg_burst_isa isa,
+				   const void *keys, unsigned int count, __u64 *metas);
+
 /* Clear what is void, what has lingered for linger_ms, and marks "unowned" of unowned_ms, in
  * `count` buckets from bucket `cursor`. Returns the next cursor; 0 after the last bucket. */
 __u32 xg_session_table_sweep(struct xg_session_table *table, __u32 cursor, __u32 count,

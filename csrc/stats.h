@@ -43,6 +43,8 @@
 	X(icmp_forwarded, TX, "An ICMP error, encapsulated to the owner of what it quotes.") \
 	X(icmp_flooded, TX, "An ICMP error about a session of no table, flooded.") \
 	X(icmp_dropped, DROP, "The same above the floods' budget, or without a flood group.") \
+	X(fragmented, TX, "Too big for the path and without DF: sent in fragments by the loop.") \
+	X(fragment_no_frames, DROP, "The same, but the loop had no frames free for that.") \
 	X(too_big_answered, TX, "Too big for the path: its sender was told so by an ICMP error.") \
 	X(too_big, DROP, "Too big for the path, not to be answered or above the budget for it.") \
 	X(no_checksum, DROP, "No checksum inside to derive the outer UDP one over IPv6 from.") \
@@ -76,6 +78,8 @@
 	X(handed_over, "Frames that the XDP program handed to the AF_XDP loop, which ends them.") \
 	X(loop_behind, "Frames that it sent by itself: a loop was stopped, frozen or behind.") \
 	X(flood_copies, "Copies of floods, to hosts that the flood group does not reach.") \
+	X(fragments_sent, "Fragments that the loop cut from what was too big for its path.") \
+	X(fragments_lost, "Of those, for which there was no frame, room or way.") \
 	X(flood_copies_lost, "Copies of floods for which there was no frame, room or way.") \
 	X(tx_refused, "Frames that the kernel refused to send for the loop.")
 /* clang-format on */

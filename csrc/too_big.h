@@ -72,7 +72,8 @@ XG_INLINE __u32 xg_too_big_mtu(const void *data, const void *end, const struct x
 			mtu = XG_IPV6_MTU_MIN;
 		return packet->ip_len > mtu ? mtu : 0;
 	}
-	if (!(ip->fragment_be & XG_BE16(XG_IPV4_DF)) || packet->ip_len < XG_ANSWER4_LEN)
+	/* Without DF too, where nobody fragments it: Linux heeds the answer all the same. */
+	if (packet->ip_len < XG_ANSWER4_LEN)
 		return 0;
 	return mtu >= XG_IPV4_MTU_MIN ? mtu : 0;
 }

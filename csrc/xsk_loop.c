@@ -68,6 +68,8 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 	loop->rings = *rings;
 	loop->forwarder = *forwarder;
 	loop->forwarder.cannot_pass = 1;
+	loop->forwarder.reads_notes = 1;
+	loop->forwarder.can_fragment = 1;
 	loop->forwarder.counters = (uint64_t *)queue->counters;
 	loop->queue = queue;
 	loop->receive_max = smallest(rings->fill->size, rings->rx->size);
@@ -232,28 +234,83 @@ static bool is_sent(uint32_t ending)
 	}
 }
 
-/* A flood's further copies, each in a frame of its own. */
+/* Sends what `write` makes of the frame, in a free one: there is one, and room for it. */
+static uint32_t send_other(struct xg_xsk_loop *loop, struct xg_frame *frame,
+			   int (*write)(struct xg_forwarder *, struct xg_frame *,
+					struct xg_frame *))
+{
+	uint64_t chunk = loop->free[--loop->free_count];
+	struct xg_frame copy = { .headroom = XG_TEMPLATE_BYTES };
+
+	copy.data = loop->rings.umem + chunk + XG_TEMPLATE_BYTES;
+	copy.len = loop->rings.frame_size - XG_TEMPLATE_BYTES;
+	if (write(&loop->forwarder, frame, &copy) == 0)
+		return send_frame(loop, &copy);
+	put_free(loop, chunk);
+	return 0;
+}
+
+static bool can_send_other(const struct xg_xsk_loop *loop)
+{
+	return loop->free_count > 0 && xsk_prod_nb_free(loop->rings.tx, 1);
+}
+
+/* The fragments of a frame that is not sent itself. The forwarder counted the free frames; but of
+ * a flood's copy any may be the one too many. */
+static uint32_t send_pieces(struct xg_xsk_loop *loop, struct xg_frame *frame)
+{
+	uint32_t sent = 0;
+
+	while (frame->pieces && can_send_other(loop))
+		sent += send_other(loop, frame, xg_forward_piece);
+	loop->queue->counters[XG_COUNT_fragments_lost] += frame->pieces;
+	frame->pieces = 0;
+	return sent;
+}
+
+/* A flood's further copies, each in a frame of its own, or in several. */
 static uint32_t send_copies(struct xg_xsk_loop *loop, struct xg_frame *frame)
 {
 	uint32_t sent = 0;
 
 	while (frame->copy_from < frame->copy_to) {
-		struct xg_frame copy = { .len = 0 };
-		uint64_t chunk;
-
-		if (loop->free_count == 0 || !xsk_prod_nb_free(loop->rings.tx, 1)) {
+		if (!can_send_other(loop)) {
 			loop->queue->counters[XG_COUNT_flood_copies_lost] +=
 				(uint64_t)(frame->copy_to - frame->copy_from);
 			break;
 		}
-		chunk = loop->free[--loop->free_count];
-		copy.headroom = XG_TEMPLATE_BYTES;
-		copy.data = loop->rings.umem + chunk + XG_TEMPLATE_BYTES;
-		copy.len = loop->rings.frame_size - XG_TEMPLATE_BYTES;
-		if (xg_forward_copy(&loop->forwarder, frame, &copy) == 0)
-			sent += send_frame(loop, &copy);
+		sent += send_other(loop, frame, xg_forward_copy);
+		sent += send_pieces(loop, frame);
+	}
+	return sent;
+}
+
+/* What fragments may take of the free frames, beside `count` frames that are sent as they are. */
+static uint32_t spare_frames(const struct xg_xsk_loop *loop, uint32_t count)
+{
+	return smallest(loop->free_count, xsk_prod_nb_free(loop->rings.tx, loop->rings.tx->size) -
+						  count);
+}
+
+/* Sends a burst that the forwarder has decided on. */
+static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint32_t count)
+{
+	bool is_cut[XG_BURST];
+	uint32_t sent = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		is_cut[i] = frames[i].pieces > 0;
+		if (is_cut[i])
+			sent += send_pieces(loop, &frames[i]);
+		else if (is_sent(frames[i].ending))
+			sent += send_frame(loop, &frames[i]);
 		else
-			put_free(loop, chunk);
+			put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		sent += send_copies(loop, &frames[i]);
+		if (is_cut[i])
+			put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
 	}
 	return sent;
 }
@@ -285,15 +342,9 @@ uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 	count = count ? xsk_ring_cons__peek(loop->rings.rx, count, &index) : 0;
 	if (count) {
 		take_burst(loop, frames, index, count);
+		loop->forwarder.spare_frames = spare_frames(loop, count);
 		xg_forward_burst(&loop->forwarder, frames, count);
-		for (uint32_t i = 0; i < count; i++) {
-			if (is_sent(frames[i].ending))
-				sent += send_frame(loop, &frames[i]);
-			else
-				put_free(loop, (uint64_t)(frames[i].data - loop->rings.umem));
-		}
-		for (uint32_t i = 0; i < count; i++)
-			sent += send_copies(loop, &frames[i]);
+		sent = send_burst(loop, frames, count);
 		submit(loop, sent);
 		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	}

@@ -11,6 +11,7 @@ from pyxdp_gossip.errors import (
     PeerError,
 )
 from pyxdp_gossip.explanation import Explanation, Step, explain
+from pyxdp_gossip.features import Feature, Features, features
 from pyxdp_gossip.forwarder import Forwarder, session_key
 from pyxdp_gossip.gossip import GossipCore, LocalHost
 from pyxdp_gossip.gossip.events import (
@@ -39,6 +40,8 @@ __all__ = [
     "EventStream",
     "EventsLost",
     "Explanation",
+    "Feature",
+    "Features",
     "Forwarder",
     "GossipCore",
     "GossipError",
@@ -68,5 +71,6 @@ __all__ = [
     "XskSocket",
     "XskStatistics",
     "explain",
+    "features",
     "session_key",
 ]

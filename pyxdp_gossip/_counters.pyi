@@ -155,6 +155,14 @@ class CounterAttributes:
         """The same above the floods' budget, or without a flood group. The frame is dropped."""
 
     @property
+    def fragmented(self) -> int:
+        """Too big for the path and without DF: sent in fragments by the loop. The frame is sent."""
+
+    @property
+    def fragment_no_frames(self) -> int:
+        """The same, but the loop had no frames free for that. The frame is dropped."""
+
+    @property
     def too_big_answered(self) -> int:
         """Too big for the path: its sender was told so by an ICMP error. The frame is sent."""
 
@@ -301,6 +309,14 @@ class CounterAttributes:
     @property
     def flood_copies(self) -> int:
         """Copies of floods, to hosts that the flood group does not reach. Ends no frame."""
+
+    @property
+    def fragments_sent(self) -> int:
+        """Fragments that the loop cut from what was too big for its path. Ends no frame."""
+
+    @property
+    def fragments_lost(self) -> int:
+        """Of those, for which there was no frame, room or way. Ends no frame."""
 
     @property
     def flood_copies_lost(self) -> int:

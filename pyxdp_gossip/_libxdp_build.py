@@ -56,6 +56,16 @@ ffibuilder.cdef(
                     uint32_t *data_out_len, uint32_t ifindex, uint32_t repeat,
                     uint32_t *action, uint32_t *duration_ns);
 
+    /* ---- libbpf: what this kernel has ---- */
+    int libbpf_probe_bpf_prog_type(int type, const void *options);
+    int libbpf_probe_bpf_helper(int type, int helper, const void *options);
+    int xg_probe_xdp(void);
+    int xg_probe_map(int type, uint32_t key, uint32_t value, uint32_t entries, uint32_t flags);
+
+    enum { BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_SOCK_OPS, ... };
+    enum { BPF_FUNC_skc_lookup_tcp, BPF_FUNC_tcp_check_syncookie, ... };
+    enum { BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_XSKMAP, ... };
+    enum { BPF_F_MMAPABLE, ... };
     enum { BPF_XDP, BPF_CGROUP_SOCK_OPS, BPF_TRACE_ITER, ... };
     #define XDP_FLAGS_DRV_MODE ...
     #define XDP_FLAGS_SKB_MODE ...
@@ -103,6 +113,7 @@ ffibuilder.set_source(
     #include <stdarg.h>
     #include <stdio.h>
     #include <string.h>
+    #include <unistd.h>
     #include <linux/if_link.h>
     #include <bpf/bpf.h>
     #include <bpf/libbpf.h>
@@ -206,6 +217,34 @@ ffibuilder.set_source(
                 used += (size_t)snprintf(names + used, size - used, "%s%s", used ? ", " : "",
                                          xdp_program__name(program));
         xdp_multiprog__close(all);
+        return 0;
+    }
+
+    /* Loads the least XDP program there is, and forgets it: libbpf's own probes call a missing
+     * privilege a missing feature. 0 or -errno. */
+    static int xg_probe_xdp(void)
+    {
+        static const struct bpf_insn pass[] = {
+            { .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = XDP_PASS },
+            { .code = BPF_JMP | BPF_EXIT },
+        };
+        int fd = bpf_prog_load(BPF_PROG_TYPE_XDP, "xg_probe", "BSD", pass, 2, NULL);
+
+        if (fd < 0)
+            return fd;
+        close(fd);
+        return 0;
+    }
+
+    static int xg_probe_map(int type, uint32_t key, uint32_t value, uint32_t entries,
+                            uint32_t flags)
+    {
+        LIBBPF_OPTS(bpf_map_create_opts, options, .map_flags = flags);
+        int fd = bpf_map_create(type, "xg_probe", key, value, entries, &options);
+
+        if (fd < 0)
+            return fd;
+        close(fd);
         return 0;
     }
 

@@ -232,6 +232,7 @@ cdef extern from "forward.h" nogil:
         u32 ending
         u16 copy_from
         u16 copy_to
+        u16 pieces
     struct xg_flood:
         u16 group
         u16 copies
@@ -254,10 +255,14 @@ cdef extern from "forward.h" nogil:
         const xg_service *services
         u32 service_mask
         u32 cannot_pass
+        u32 reads_notes
+        u32 can_fragment
+        u32 spare_frames
         u32 own_is_known
         u64 *counters
         xg_answer_budget answers
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept
+    int xg_forward_piece(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
     int xg_forward_copy(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
 
 

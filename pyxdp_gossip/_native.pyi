@@ -414,6 +414,8 @@ class Forwarder:
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
+        can_fragment: what is too big for its path and has no DF is sent in fragments, as by a
+            loop; else its sender is told, as by the XDP program alone.
     """
 
     def __init__(
@@ -427,6 +429,7 @@ class Forwarder:
         flood_template: int | None = None,
         own_is_known: bool = False,
         quic: Buffer | None = None,
+        can_fragment: bool = True,
     ) -> None: ...
     def forward(self, frames: list[bytes]) -> list[tuple[str, bytes]]:
         """Handles at most 64 frames.
@@ -435,10 +438,18 @@ class Forwarder:
             frames: bytes, each from the Ethernet header on.
 
         Returns:
-            A list of (ending, frame): the name of a counter, and the bytes to pass or send.
+            A list of (ending, frame): the name of a counter, and the bytes to pass or send. What
+            is to be sent in fragments is left as it came: `fragments` makes them.
 
         Raises:
             ValueError: more than 64 frames.
+        """
+
+    def fragments(self, frame: bytes) -> list[bytes]:
+        """The frames that a frame is sent in, if `forward` says "fragmented"; else none. Counted.
+
+        Args:
+            frame: bytes from the Ethernet header on.
         """
 
     def counters(self) -> dict[str, int]:

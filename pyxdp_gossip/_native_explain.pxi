@@ -107,10 +107,12 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     one.data = data + 128
     one.headroom = 128
     one.len = <u32>(len(room) - 128)
+    one.pieces = 0
+    forwarder._forwarder.spare_frames = 0xffffffff
     xg_explain(&forwarder._forwarder, &one, answer, &found)
     return (
         xg_counter_names[one.ending].name.decode(),
-        <bytes>one.data[:one.len],
+        bytes(frame) if one.pieces else <bytes>one.data[:one.len],
         parsed_fields(&found.packet)
         if found.steps[0].code in (XG_STEP_parsed, XG_STEP_icmp_error) else None,
         [

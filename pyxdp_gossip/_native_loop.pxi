@@ -153,6 +153,7 @@ cdef class XskLoop:
         forwarder.services = <const xg_service *>start(services)
         forwarder.service_mask = services.shape[0] // sizeof(xg_service) - 1
         forwarder.cannot_pass, forwarder.own_is_known = 1, 0
+        forwarder.reads_notes, forwarder.can_fragment, forwarder.spare_frames = 1, 1, 0
         forwarder.counters = NULL
         forwarder.answers.interval_ns = 1000000000 // too_big_rate_pps if too_big_rate_pps else 0
         forwarder.answers.full_at_ns = 0

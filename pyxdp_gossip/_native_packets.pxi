@@ -131,6 +131,8 @@ cdef class Forwarder:
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
+        can_fragment: what is too big for its path and has no DF is sent in fragments, as by a
+            loop; else its sender is told, as by the XDP program alone.
     """
 
     cdef xg_forwarder _forwarder
@@ -144,7 +146,7 @@ cdef class Forwarder:
     def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
                   const u8[::1] services not None, flood_template=None,
-                  bint own_is_known=False, const u8[::1] quic=None):
+                  bint own_is_known=False, const u8[::1] quic=None, bint can_fragment=True):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
         if quic is not None:
@@ -166,6 +168,8 @@ cdef class Forwarder:
         self._forwarder.flood = &self._flood
         self._forwarder.counters = self._counters
         self._forwarder.own_is_known = own_is_known
+        self._forwarder.can_fragment = can_fragment
+        self._forwarder.spare_frames = 0xffffffff
 
     def forward(self, list frames not None):
         """Handles at most 64 frames.
@@ -174,7 +178,8 @@ cdef class Forwarder:
             frames: bytes, each from the Ethernet header on.
 
         Returns:
-            A list of (ending, frame): the name of a counter, and the bytes to pass or send.
+            A list of (ending, frame): the name of a counter, and the bytes to pass or send. What
+            is to be sent in fragments is left as it came: `fragments` makes them.
 
         Raises:
             ValueError: more than 64 frames.
@@ -190,14 +195,37 @@ cdef class Forwarder:
             burst[index].data = data + 128
             burst[index].headroom = 128
             burst[index].len = len(rooms[index]) - 128
+        self._forwarder.spare_frames = 0xffffffff
         check(xg_forward_burst(&self._forwarder, burst, count))
         return [
             (
                 xg_counter_names[burst[index].ending].name.decode(),
-                <bytes>burst[index].data[:burst[index].len],
+                bytes(frames[index]) if burst[index].pieces
+                else <bytes>burst[index].data[:burst[index].len],
             )
             for index in range(count)
         ]
+
+    def fragments(self, frame not None):
+        """The frames that a frame is sent in, if `forward` says "fragmented"; else none. Counted.
+
+        Args:
+            frame: bytes from the Ethernet header on.
+        """
+        cdef xg_frame whole, piece
+        cdef bytearray room = bytearray(128) + bytes(frame)
+        cdef bytearray out = bytearray(128 + len(frame))
+        cdef u8 *data = room
+        cdef u8 *written = out
+        cdef list found = []
+        whole.data, whole.headroom, whole.len = data + 128, 128, <u32>(len(room) - 128)
+        self._forwarder.spare_frames = 0xffffffff
+        check(xg_forward_burst(&self._forwarder, &whole, 1))
+        while whole.pieces:
+            piece.data, piece.headroom, piece.len = written + 128, 128, <u32>len(frame)
+            check(xg_forward_piece(&self._forwarder, &whole, &piece))
+            found.append(<bytes>piece.data[:piece.len])
+        return found
 
     def counters(self):
         """Name to count since the forwarder was made."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The command line: run, keygen, dump, explain, replay, demo, sim."""
+"""The command line: run, keygen, doctor, dump, explain, replay, demo, sim."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import click
 import structlog
 
 from pyxdp_gossip.config import Config
+from pyxdp_gossip.doctor_command import doctor_command
 from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.key_file import generate_key_line
 from pyxdp_gossip.node import Node
@@ -183,6 +184,7 @@ def keygen(key_id: int) -> None:
     click.echo(generate_key_line(os.urandom, key_id))
 
 
+cli.add_command(doctor_command, "doctor")
 cli.add_command(dump_command, "dump")
 cli.add_command(explain_command, "explain")
 cli.add_command(replay_command, "replay")

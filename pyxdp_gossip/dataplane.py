@@ -474,10 +474,10 @@ class Dataplane:
 
     def forwarder(self) -> Forwarder:
         """The C forwarder over this host's live tables and templates; it asks no kernel."""
-        return Forwarder(
-            self.settings.host, self.table4, self.table6, self.owners, self._templates,
-            pack_services(self.settings.by_slot), self._flood.first, quic=self._quic,
-        )  # fmt: skip
+        settings, tables = self.settings, (self.table4, self.table6)
+        return Forwarder(settings.host, *tables, self.owners, self._templates,
+                         pack_services(settings.by_slot), self._flood.first, quic=self._quic,
+                         can_fragment=settings.plane == "xsk")  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of

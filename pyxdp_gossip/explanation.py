@@ -146,6 +146,11 @@ WORDINGS: Final[Mapping[str, Wording]] = {
         FLOOD, "None is set.", "It is dropped: the stack could only reset the session."
     ),
     "fits": Wording(SIZE, "{value} bytes, the path takes {bound}.", "It is sent."),
+    "fragmented": Wording(
+        SIZE,
+        "{value} bytes, the path takes {bound}.",
+        "It has no DF: it is sent in fragments, as by a router.",
+    ),
     "too_big": Wording(
         SIZE,
         "{value} bytes, the path takes {bound}.",
@@ -193,7 +198,8 @@ class Explanation:
             that an ICMP error quotes; None if they cannot be read, or a port is 0.
         tcp_flags: letters of FSRPAUEC; "" for UDP, ICMP errors and what cannot be read.
         owner: the host id by the session table; None: not in it, or marked as nobody's.
-        output: the frame as it leaves or is passed, bytes; of a dropped one, as it came.
+        output: the frame as it leaves or is passed, bytes; of one that
+            is dropped, or sent in fragments (`Forwarder.fragments`), as it came.
     """
 
     ending: str

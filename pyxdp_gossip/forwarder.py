@@ -66,6 +66,7 @@ class Forwarder(_native.Forwarder):
     """
 
     forward = _native.Forwarder.forward  # named here for the API reference
+    fragments = _native.Forwarder.fragments
     counters = _native.Forwarder.counters
 
     @classmethod

@@ -50,6 +50,7 @@ RT_SCOPE_UNIVERSE = 0
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO = 0x03
+ETHTOOL_GTXCSUM = 0x16
 ETHTOOL_GCHANNELS = 0x3C
 
 
@@ -165,6 +166,13 @@ def _rx_channels(name: str) -> int:
     values = struct.unpack("=9I", answer)
     rx_count, combined_count = values[5], values[8]
     return int(rx_count + combined_count)
+
+
+def leaves_checksums_open(name: str) -> bool | None:
+    """Whether packets leave the interface with checksums that hardware is to compute; None: the
+    driver does not say."""
+    answer = _ethtool(name, ETHTOOL_GTXCSUM, 8)
+    return None if answer is None else answer[4:8] != bytes(4)
 
 
 def is_there(interface_index: int) -> bool:

@@ -30,6 +30,7 @@ from pyxdp_gossip.interfaces import (
     is_there,
     join_group_address,
     leave_group_address,
+    leaves_checksums_open,
     link,
     mac_address,
     mac_and_mtu,
@@ -62,12 +63,15 @@ __all__ = [
     "established_sockets",
     "first_address",
     "has_address",
+    "is_local",
     "is_there",
     "join_group_address",
     "keep_neighbour",
     "leave_group_address",
+    "leaves_checksums_open",
     "link",
     "netns_cookie",
+    "path_mtu",
     "release_neighbour",
     "resolve",
 ]
@@ -76,7 +80,7 @@ Address = IPv4Address | IPv6Address
 
 RTM_GETROUTE = 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
-RTN_UNICAST = 1
+RTN_UNICAST, RTN_LOCAL = 1, 2
 NTF_EXT_MANAGED = 1
 
 # Marks the neighbour entries that this program made managed (`ip neigh` shows "proto 88"), so that
@@ -135,18 +139,23 @@ class _Route:
     mtu: int | None
 
 
-def _route(netlink: NetlinkSocket, destination: Address) -> _Route | None:
-    """What `ip route get` says; None if the destination is local or cannot be reached."""
+def _ask_route(netlink: NetlinkSocket, destination: Address) -> Any | None:
+    """What `ip route get` says, as an rtmsg; None if the destination cannot be reached."""
     family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
     fields = {"family": family, "dst_len": destination.max_prefixlen}
     question = encode(rtmsg, RTM_GETROUTE, 0, fields, [("RTA_DST", str(destination))])
     try:
-        message = decoded_reply(netlink, rtmsg, question)
+        return decoded_reply(netlink, rtmsg, question)
     except NetlinkError as error:
         if error.errno in NO_ROUTE:
             return None
         raise host_error(error, f"ask for the route to {destination}") from error
-    if message["type"] != RTN_UNICAST:
+
+
+def _route(netlink: NetlinkSocket, destination: Address) -> _Route | None:
+    """The unicast route; None if the destination is local or cannot be reached."""
+    message = _ask_route(netlink, destination)
+    if message is None or message["type"] != RTN_UNICAST:
         return None
     via = message.get_attr("RTA_GATEWAY") or (message.get_attr("RTA_VIA") or {}).get("addr")
     source = message.get_attr("RTA_PREFSRC")
@@ -156,6 +165,35 @@ def _route(netlink: NetlinkSocket, destination: Address) -> _Route | None:
         gateway=ip_address(via) if via else None,
         mtu=message.get_nested("RTA_METRICS", "RTAX_MTU"),
     )
+
+
+def is_local(address: Address) -> bool:
+    """Whether this host takes packets to the address as its own.
+
+    Raises:
+        HostError: the kernel refused the question.
+    """
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        message = _ask_route(netlink, address)
+    return message is not None and message["type"] == RTN_LOCAL
+
+
+def path_mtu(destination: Address) -> int | None:
+    """Bytes of an IP packet on the way to `destination`: the route's or the path's MTU, at most the
+    link's; None if there is no unicast route.
+
+    Raises:
+        HostError: the kernel refused the question.
+    """
+    with NetlinkSocket(NETLINK_ROUTE) as netlink:
+        route = _route(netlink, destination)
+        if route is None:
+            return None
+        try:
+            _mac, mtu = mac_and_mtu(netlink, route.index)
+        except NetlinkError:
+            return None  # the interface went between the two questions
+    return min(mtu, route.mtu or mtu)
 
 
 def _neighbour(netlink: NetlinkSocket, index: int, address: Address) -> Any | None:

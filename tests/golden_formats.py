@@ -21,6 +21,7 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
 
+from tests.formats_world import flavoured_route, flavoured_world, in_family
 from tests.golden import Golden, colons, ethernet, ip, tcp, udp
 from tests.golden_too_big import df, told
 from tests.golden_world import (
@@ -35,17 +36,14 @@ from tests.golden_world import (
     VIPS,
     VLAN_PEER,
     State,
-    golden_world,
     mac,
     underlay,
 )
-from tests.model import Packet, Route, World, entropy_port, flow_hash, parse, parse_ipv4, parse_ipv6
+from tests.model import Packet, Route, entropy_port, flow_hash, parse, parse_ipv4, parse_ipv6
 from tests.model_formats import CONTROL, FLAVOURS, PROBE, Flavour
 
 Address = IPv4Address | IPv6Address
 
-GROUP6 = IPv6Address("ff05::7:2")
-GROUP6_MAC = bytes.fromhex("333300070002")
 STRANGER: Final[dict[int, Address]] = {
     4: IPv4Address("10.8.0.99"),
     6: IPv6Address("fd00:8::99"),
@@ -53,41 +51,6 @@ STRANGER: Final[dict[int, Address]] = {
 FLOOD_MARK, HOP_MARK, RELAY_MARK = 0x80, 0x01, 0x02
 COOKIES = PEERS[underlay(PEER)]
 NONCE = b"the-nonc"
-
-
-def in_family(address: Address, version: int) -> Address:
-    """An underlay address of the golden world in the family of a flavour."""
-    if version == 4:
-        return address
-    if address.is_multicast:
-        return GROUP6
-    return IPv6Address("fd00:8::") + address.packed[3]
-
-
-def flavoured_route(route: Route, flavour: Flavour) -> Route:
-    """A golden route over the flavour's underlay."""
-    destination = in_family(route.destination, flavour.version)
-    is_group = destination == GROUP6
-    return replace(
-        route,
-        destination=destination,
-        destination_mac=GROUP6_MAC if is_group else route.destination_mac,
-    )
-
-
-@cache
-def flavoured_world(flavour: Flavour) -> World:
-    """The golden world, whose hosts write their tunnel packets in this way."""
-    world = golden_world()
-    return replace(
-        world,
-        flavour=flavour,
-        address=in_family(world.address, flavour.version),
-        flood_group=in_family(world.flood_group, flavour.version),
-        routes={host: flavoured_route(route, flavour) for host, route in ROUTES.items()},
-        flood=flavoured_route(FLOOD, flavour),
-        peers={in_family(one, flavour.version): peer for one, peer in PEERS.items()},
-    )
 
 
 # ---- scapy's hand ----

@@ -14,7 +14,7 @@ from typing import Any, Final
 from scapy.packet import Raw
 
 from tests.golden import OVERHEAD, TAGS, Golden, ethernet, ip, patched, row, to_owner, udp
-from tests.golden_too_big import told
+from tests.golden_too_big import df, told
 from tests.golden_world import (
     MTU,
     PEER,
@@ -181,11 +181,9 @@ def table_rows() -> Iterator[Golden]:
         yield to_owner(f"{name}, no flood template", frame, FORWARDED, PEER, flood=False)
 
 
-def _too_big(name: str, family: int, frame: Any, mtu: int) -> Golden:
-    """IPv4 may be fragmented: its sender need not know."""
-    if family == 4:
-        return row(name, frame, "too_big")
-    return row(name, frame, "too_big_answered", output=told(6, bytes(frame), mtu - OVERHEAD))
+def _too_big(name: str, family: int, datagram: bytes, mtu: int) -> Golden:
+    frame = ethernet() / df(family) / udp(State.ABSENT, dport=QUIC_PORT) / Raw(datagram)
+    return row(name, frame, "too_big_answered", output=told(family, bytes(frame), mtu - OVERHEAD))
 
 
 def shape_and_size_rows() -> Iterator[Golden]:
@@ -201,7 +199,7 @@ def shape_and_size_rows() -> Iterator[Golden]:
             name = f"IPv{family} QUIC, MTU {mtu}"
             whole = short(cid, b"").ljust(room, b"\0")
             yield to_owner(f"{name}, just fits", packet(family, whole), FORWARDED, host)
-            yield _too_big(f"{name}, a byte too big", family, packet(family, whole + b"\0"), mtu)
+            yield _too_big(f"{name}, a byte too big", family, whole + b"\0", mtu)
     frame = ethernet() / ip(4, options=b"\x01" * 40) / header
     yield to_owner("QUIC behind IPv4 options", frame, FORWARDED, PEER)
     frame = ethernet() / ip(4, flags="MF", id=77) / header

@@ -125,8 +125,6 @@ def least_rows() -> Iterator[Golden]:
 def silent_rows() -> Iterator[Golden]:
     """What is dropped without a word."""
     big = tcp(State.OTHER) / BIG
-    yield row("IPv4, without DF", ethernet() / ip(4) / big, "too_big")
-    yield row("IPv4, a first fragment", ethernet() / ip(4, flags="MF", id=77) / big, "too_big")
     for family in (4, 6):
         for name, mac in (("all", "ff:ff:ff:ff:ff:ff"), ("many", "01:00:5e:00:00:01")):
             frame = Ether(dst=mac, src=colons(ROUTER_MAC)) / df(family) / big

@@ -174,7 +174,7 @@ def unknown_rows() -> Iterator[Golden]:
         tagged = tunnelled(ack, tags=(Dot1Q(vlan=5),))
         yield row(f"{name}, misdirected behind a tag", tagged, "misdirected_flooded",
                   output=reflooded(ack))  # fmt: skip
-        huge = ip(family) / tcp(State.OWN) / Raw(bytes(1540))
+        huge = (ip(4, flags="DF") if family == 4 else ip(6)) / tcp(State.OWN) / Raw(bytes(1540))
         yield row(f"{name}, misdirected, too big to flood", tunnelled(huge), "too_big")
 
 

@@ -25,6 +25,7 @@ from tests.model_formats import (
     read_shim,
     with_checksum,
 )
+from tests.model_fragmenting import pieces
 from tests.model_too_big import answered
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
@@ -119,7 +120,8 @@ def _names_nobody(_slot: int, _frame: bytes, _packet: Packet) -> int | None:
 class World:
     """All that the program knows when a frame arrives. `relay`: to a host that it may ask to
     flood, where there is no flood group: `flood_group` is 0.0.0.0 then, and `flood` None.
-    `fragments`: what became of first ones lately; None: nothing is remembered."""
+    `fragments`: what became of first ones lately; None: nothing is remembered. `sent`: gets the
+    frames of what a loop fragments; None: there is no loop."""
 
     host: int
     address: IPv4Address | IPv6Address
@@ -138,6 +140,7 @@ class World:
     knows: Callable[[Packet], bool] = field(default=_nobody)
     named: Callable[[int, bytes, Packet], int | None] = field(default=_names_nobody)
     fragments: dict[model_odd.FragmentKey, model_odd.First] | None = None
+    sent: list[bytes] | None = None
 
 
 # ---- reading ----
@@ -273,8 +276,15 @@ def wrap(
     world: World, route: Route, frame: bytes, packet: Packet, mark: int, ending: str
 ) -> tuple[str, bytes]:
     """`encapsulate`, unless the result is too big for the path: its sender is told, if it may."""
-    if packet.length + world.flavour.overhead > route.mtu:
-        answer = answered(frame, packet, route.mtu - world.flavour.overhead)
+    fits = route.mtu - world.flavour.overhead
+    if packet.length > fits and world.sent is not None:
+        parts = pieces(packet, frame, fits)
+        model_odd.remember(world, frame, packet, route, mark)
+        world.sent += [encapsulate(world, route, part, piece, mark) for piece, part in parts]
+        if parts:
+            return "fragmented", frame
+    if packet.length > fits:
+        answer = answered(frame, packet, fits)
         return ("too_big", frame) if answer is None else ("too_big_answered", answer)
     inner = frame[packet.l3 : packet.l3 + packet.length]
     if world.flavour.checksum and not has_checksum(inner, packet):

@@ -10,6 +10,8 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final
 
+from tests.model_formats import checksum
+
 if TYPE_CHECKING:
     from tests.model import Packet
 
@@ -36,8 +38,7 @@ def answered(frame: bytes, packet: Packet, mtu: int) -> bytes | None:
     if packet.family == 6:
         mtu = max(mtu, IPV6_MTU_MIN)
         return ethernet + _answer6(packet, quote, mtu) if packet.length > mtu else None
-    fragment = int.from_bytes(frame[packet.l3 + 6 : packet.l3 + 8])
-    if not fragment & DONT_FRAGMENT or packet.length < IPV4_ANSWER or mtu < IPV4_MTU_MIN:
+    if packet.length < IPV4_ANSWER or mtu < IPV4_MTU_MIN:
         return None
     return ethernet + _answer4(packet, quote, mtu)
 
@@ -68,8 +69,4 @@ def _answer6(packet: Packet, quote: bytes, mtu: int) -> bytes:
 
 def with_checksum(data: bytes, at: int, pseudo: bytes) -> bytes:
     """RFC 1071 over a pseudo-header and data whose checksum, at `at`, is zero."""
-    whole = pseudo + data
-    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return data[:at] + (total ^ 0xFFFF).to_bytes(2) + data[at + 2 :]
+    return data[:at] + checksum(pseudo + data).to_bytes(2) + data[at + 2 :]

@@ -106,12 +106,33 @@ ALLOWED = {
         "capture", "config", "errors", "explanation", "forwarder", "live_dump", "live_snapshot",
         "netlink", "pop_state", "replay", "session",
     },
+    "xdp_drivers": set(),
+    "device_answers": {"interfaces", "netlink_socket"},
+    "kernel_probes": {"_libxdp", "errors", "netlink", "netlink_socket"},
+    "features": {
+        "dataplane_settings", "device_answers", "errors", "kernel_probes", "netlink",
+        "xdp_drivers", "xsk",
+    },
+    "listeners": {"netlink_socket", "session", "sockets_diag"},
+    "diagnosis": {"config", "features", "netlink", "session"},
+    "doctor_host": {"diagnosis", "errors", "features", "kernel_mounts", "netlink", "xdp_drivers"},
+    "doctor_network": {
+        "bpf_object", "dataplane_settings", "device_answers", "diagnosis", "encapsulation",
+        "errors", "listeners", "live_snapshot", "netlink", "session",
+    },
+    "doctor": {
+        "config", "diagnosis", "doctor_host", "doctor_network", "errors", "features", "netlink",
+        "session",
+    },
+    "doctor_command": {"doctor", "errors"},
     "cli": {
-        "config", "errors", "key_file", "node", "packet_commands", "popbox", "sim", "stats",
+        "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox",
+        "sim", "stats",
     },
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
+        "config", "errors", "explanation", "features", "forwarder", "gossip", "interface_watch",
+        "node",
         "node_events", "quic_lb", "session", "stats", "templates", "xsk", "_native",
     },
 }  # fmt: skip

@@ -3,9 +3,10 @@
  * Fragments in XDP: what became of a first fragment is remembered, and the later ones, which have
  * no ports, follow it.
  *
- * The XDP program sends fragments by itself, never by a loop: the memory is in one place. It is
- * bounded by the map's size and by time; what it does not know is passed to the stack, which can
- * answer nothing without the first fragment, or, if another host sent it here, dropped.
+ * The memory is in one place, so the AF_XDP loop gets a fragment only with a note that says where
+ * it goes (note.h). It is bounded by the map's size and by time; what it does not know is passed
+ * to the stack, which can answer nothing without the first fragment, or, if another host sent it
+ * here, dropped.
  */
 #ifndef XG_BPF_FRAGMENTS_H
 #define XG_BPF_FRAGMENTS_H
@@ -16,6 +17,7 @@
 /* From the first fragment to the last: a packet's fragments leave the sender back to back. Soon
  * enough over that an IPv4 identification is not yet in use again. */
 #define FRAGMENTS_NS 2000000000ull
+#define FRAGMENT_BY_LOOP 0x100u	/* beside the mark: the loop sends it */
 
 struct fragment_key {
 	__u32 source_be[4];
@@ -30,7 +32,7 @@ struct first_fragment {
 	__u16 source_port_be;	/* the later ones get the same outer source port */
 	__u16 destination_port_be;
 	__u8 mark;
-	__u8 protocol;
+	__u8 by_loop;		/* it was too big, and the loop's: so are the later ones */
 };
 
 struct {
@@ -69,7 +71,7 @@ __noinline int remember_fragment(const struct xg_packet *packet, __u32 index, __
 	first.source_port_be = packet->source_port_be;
 	first.destination_port_be = packet->destination_port_be;
 	first.mark = (__u8)mark;
-	first.protocol = packet->protocol;
+	first.by_loop = (mark & FRAGMENT_BY_LOOP) != 0;
 	return (int)bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 }
 

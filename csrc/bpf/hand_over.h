@@ -47,7 +47,7 @@ static __always_inline int fits_loop(struct xdp_md *ctx, __u64 frame_max)
 }
 
 /* True: the frame is the loop's, and the program must return XDP_REDIRECT. */
-static __noinline int hand_over(struct xdp_md *ctx)
+static __noinline int offer(struct xdp_md *ctx)
 {
 	__u32 index = ctx->rx_queue_index;
 	struct xg_queue *queue = bpf_map_lookup_elem(&queues, &index);
@@ -58,12 +58,19 @@ static __noinline int hand_over(struct xdp_md *ctx)
 	redirected = *(volatile __u64 *)&queue->redirected;
 	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
 	    !fits_loop(ctx, queue->frame_max) || !loop_takes(queue, redirected) ||
-	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT) {
-		count(XG_COUNT_loop_behind);
+	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT)
 		return 0;
-	}
 	__sync_fetch_and_add(&queue->redirected, 1);
 	return 1;
+}
+
+/* The same for what the program else sends by itself. */
+static __always_inline int hand_over(struct xdp_md *ctx)
+{
+	if (offer(ctx))
+		return 1;
+	count(XG_COUNT_loop_behind);
+	return 0;
 }
 
 #endif

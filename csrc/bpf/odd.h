@@ -35,6 +35,8 @@ __noinline int follow_fragment(struct xdp_md *ctx, struct xg_packet *packet)
 		return XG_COUNT_fragment_over_budget;
 	packet->source_port_be = first->source_port_be;
 	packet->destination_port_be = first->destination_port_be;
+	if (first->by_loop && hand_over_noted(ctx, packet, first->template_index, first->mark))
+		return HANDED_OVER;
 	return encapsulate(ctx, packet, first->template_index, first->mark,
 			   XG_COUNT_fragment_forwarded);
 }

@@ -241,7 +241,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 	switch (reason) {
 	case XG_PARSE_OK:
 		ending = handle_plain(ctx, cfg, &packet);
-		if (packet.fragment && action_of(ending) == XDP_PASS)
+		if (packet.fragment && ending != HANDED_OVER && action_of(ending) == XDP_PASS)
 			remember_fragment(&packet, XG_NO_TEMPLATE, 0);
 		return ending;
 	case XG_PARSE_NOT_IP:

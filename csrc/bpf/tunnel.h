@@ -11,8 +11,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "answer_too_big.h"
 #include "fragments.h"
+#include "handle_too_big.h"
 #include "header_template.h"
 #include "session_maps.h"
 
@@ -29,7 +29,7 @@ struct tunnel {
 };
 
 /* Puts the template in the place of the packet's Ethernet header. The packet's IP header must
- * lie at packet->l3_offset. Returns `ending`, or why it could not be done. */
+ * lie at packet->l3_offset. Returns `ending`, why it could not be done, or HANDED_OVER. */
 static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_packet *packet,
 					    __u32 index, __u8 mark, int ending)
 {
@@ -41,7 +41,7 @@ static __always_inline int encapsulate_here(struct xdp_md *ctx, const struct xg_
 	if (!tmpl || tmpl->len == 0 || tmpl->len > XG_TEMPLATE_BYTES)
 		return XG_COUNT_miss_no_flood;
 	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu)
-		return answer_too_big(ctx, packet, xg_inner_mtu(tmpl));
+		return handle_too_big(ctx, packet, index, mark, xg_inner_mtu(tmpl));
 	if ((tmpl->flags & XG_TEMPLATE_SUM) &&
 	    xg_inner_sum(data + XG_MASKED(packet->l3_offset, 0x7ff), end, packet, &inner_sum))
 		return XG_COUNT_no_checksum;
@@ -165,7 +165,7 @@ static __always_inline int strip(struct xdp_md *ctx, const struct xg_config *cfg
 		return XG_COUNT_no_headroom;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + L2_MAX + XG_IPV4_LEN > end)
+	if (data + L2_MAX > end)	/* the last fragment may be shorter than any whole packet */
 		return XG_COUNT_tunnel_malformed;
 	__builtin_memcpy(l2, cfg->mac, 6);
 	__u16 ethertype_be = XG_BE16(inner->family == 4 ? XG_ETHERTYPE_IPV4 : XG_ETHERTYPE_IPV6);

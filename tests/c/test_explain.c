@@ -32,6 +32,7 @@ static void assert_steps(const struct xg_explanation *found, uint32_t ending)
 	assert(is_sent(ending) == (last == XG_STEP_fits));
 	assert((ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered) ==
 	       (last == XG_STEP_too_big));
+	assert((ending == XG_COUNT_fragmented) == (last == XG_STEP_fragmented));
 	assert((ending == XG_COUNT_no_headroom) == (last == XG_STEP_no_headroom));
 	assert((ending == XG_COUNT_miss_no_flood || ending == XG_COUNT_icmp_dropped) ==
 	       (last == XG_STEP_flood_no_headers || last == XG_STEP_owner_empty_headers));
@@ -195,6 +196,8 @@ int main(void)
 {
 	struct xg_forwarder f = make();
 
+	explain_everything(&f);
+	f.can_fragment = f.spare_frames = XG_BURST;
 	explain_everything(&f);
 	flood_list.group = XG_NO_TEMPLATE;
 	explain_everything(&f);

@@ -4,6 +4,7 @@
  */
 #include "forward_world.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #include "too_big.h"
@@ -86,6 +87,11 @@ static void assert_kept(const struct xg_frame *frame, const uint8_t *block, cons
 		assert_told(frame, block, bytes, len);
 		return;
 	}
+	if (frame->ending == XG_COUNT_fragmented) {
+		assert(frame->data > block && frame->data + frame->len ==
+						     block + frame->headroom + len);
+		return;
+	}
 	if (!is_sent(frame->ending)) {
 		assert_untouched(frame, block, bytes, len);
 		return;
@@ -98,6 +104,31 @@ static void assert_kept(const struct xg_frame *frame, const uint8_t *block, cons
 	assert(ipv4_sum(frame->data + outer - 44) == 0xffff);
 	for (const uint8_t *at = block; at < frame->data && at < block + frame->headroom; at++)
 		assert(*at == UNTOUCHED);
+}
+
+/* Fragments in blocks of just the room that they need: all the payload, and each fits. */
+static void assert_cut(struct xg_forwarder *f, struct xg_frame *frame)
+{
+	uint32_t header = (frame->data[0] & 15) * 4u, payload = 0, count = frame->pieces;
+	uint32_t total = (uint32_t)frame->data[2] << 8 | frame->data[3];
+
+	assert(count >= 2);
+	while (frame->pieces) {
+		uint8_t *block = malloc(XG_TEMPLATE_BYTES + MTU);
+		struct xg_frame piece = { .data = block + XG_TEMPLATE_BYTES,
+					  .headroom = XG_TEMPLATE_BYTES, .len = MTU };
+
+		if (frame->piece_template == ODD_LENGTH) {	/* of no known kind */
+			assert(xg_forward_piece(f, frame, &piece) == -ENOENT && !frame->pieces);
+			free(block);
+			return;
+		}
+		assert(xg_forward_piece(f, frame, &piece) == 0);
+		assert(piece.data >= block && piece.len <= MTU + XG_ETH_LEN + XG_VLAN_LEN);
+		payload += piece.len - (piece.data[12] == 0x81 ? GUE_IPV4_VLAN_LEN : GUE_IPV4_LEN);
+		free(block);
+	}
+	assert(payload == total - header + count * header);
 }
 
 static void test_frames_changed_at_random_are_read_within_their_bounds(void)
@@ -115,13 +146,18 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 			lens[i] = build_mutated(bytes[i]);
 			burst[i] = place(bytes[i], lens[i], below(100), &blocks[i]);
 		}
+		f.can_fragment = below(4) > 0;
+		f.spare_frames = below(8);
 		assert(xg_forward_burst(&f, burst, count) == 0);
 		for (uint32_t i = 0; i < count; i++) {
 			assert_kept(&burst[i], blocks[i], bytes[i], lens[i]);
+			if (burst[i].pieces)
+				assert_cut(&f, &burst[i]);
 			free(blocks[i]);
 		}
 		done += count;
-		assert(counted(&f) == done);
+		assert(counted(&f) - f.counters[XG_COUNT_fragments_sent] -
+			       f.counters[XG_COUNT_fragments_lost] == done);
 	}
 	/* The changes are small enough that every kind of ending comes up. */
 	for (uint32_t i = XG_COUNT_passed_not_ip; i <= XG_COUNT_no_headroom; i++)

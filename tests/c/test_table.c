@@ -42,6 +42,21 @@ static int put(struct xg_session_table *t, __u64 number, __u16 owner, __u8 flags
 	return xg_session_table_put(t, key.words, &claim);
 }
 
+/* Every set of instructions that this processor has finds the same. */
+static void find_by_each(struct xg_session_table *t, const void *keys, unsigned int count,
+			 const __u64 *expected)
+{
+	enum xg_burst_isa widest = xg_session_burst_widest();
+	__u64 metas[XG_BURST_MAX];
+
+	for (unsigned int isa = XG_BURST_ANY; isa <= widest; isa++) {
+		assert(xg_session_table_find_burst_by(t, isa, keys, count, metas) == 0);
+		assert(memcmp(metas, expected, count * sizeof(*metas)) == 0);
+	}
+	assert(widest == XG_BURST_AVX512 ||
+	       xg_session_table_find_burst_by(t, widest + 1, keys, 0, metas) == -EOPNOTSUPP);
+}
+
 /* The owner by both look-ups, which must agree; -1: absent. */
 static int owner_of(struct xg_session_table *t, __u64 number)
 {
@@ -50,6 +65,7 @@ static int owner_of(struct xg_session_table *t, __u64 number)
 	__u64 meta = 0, found;
 
 	assert(xg_session_table_find_burst(t, key.words, 1, &found) == 0);
+	find_by_each(t, key.words, 1, &found);
 	if (xg_session_table_get(t, key.words, &meta, &cold) == -ENOENT) {
 		assert(found == 0);
 		return -1;
@@ -107,6 +123,44 @@ static void test_put_get_remove(int family)
 	assert(xg_session_table_remove(t, key.words) == 1 && owner_of(t, 5) == -1);
 	assert(xg_session_table_used(t) == 0 && xg_session_table_capacity(t) == 256);
 	xg_session_table_destroy(t);
+}
+
+/* All lengths of a burst, with hits, misses, and entries that are void. */
+static void test_bursts(int family)
+{
+	struct xg_session_table *t = make(family, 256);
+	const int words = family == 4 ? 1 : 3;
+	__u64 packed[XG_BURST_MAX * XG_KEY_WORDS_MAX], expected[XG_BURST_MAX];
+	struct xg_session_cold cold;
+
+	for (__u64 i = 0; i < 800; i++)
+		assert(put(t, i, (__u16)(1 + i % 10), 0, 0) == 0);	/* host 10 is not active */
+	for (unsigned int count = 0; count <= XG_BURST_MAX; count++) {
+		for (unsigned int i = 0; i < count; i++) {
+			struct key key = key_of(family, (count * 131 + i * 17) % 1600);
+
+			memcpy(&packed[i * words], key.words, words * sizeof(__u64));
+			expected[i] = 0;
+			(void)xg_session_table_get(t, key.words, &expected[i], &cold);
+		}
+		find_by_each(t, packed, count, expected);
+	}
+	xg_session_table_destroy(t);
+}
+
+/* The validity without a branch is the one of session_lookup.h. */
+static void test_counts(void)
+{
+	for (__u32 flags = 0; flags < 4; flags++)
+		for (__u32 epochs = 0; epochs < 1 << 16; epochs++) {
+			struct xg_owner_state state = { (__u8)epochs, (__u8)flags, 0, 0 };
+
+			for (__u32 owner = 1; owner <= XG_HOST_UNOWNED; owner += XG_HOST_UNOWNED - 1) {
+				__u64 meta = xg_meta_make(5, (__u16)owner, (__u8)(epochs >> 8), 0);
+
+				assert(counts(meta, state) == (__u32)xg_meta_valid(meta, state));
+			}
+		}
 }
 
 static void test_four_fifths_without_refusal(int family)
@@ -309,11 +363,13 @@ int main(void)
 		owners[host].flags = XG_OWNER_ACTIVE;
 	test_hash_vectors();
 	test_errors();
+	test_counts();
 	test_full_neighbourhood();
 	test_epochs();
 	test_sweep();
 	for (int family = 4; family <= 6; family += 2) {
 		test_put_get_remove(family);
+		test_bursts(family);
 		test_four_fifths_without_refusal(family);
 		test_fill_to_the_brim(family);
 		test_next_of_owner(family);

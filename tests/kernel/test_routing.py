@@ -229,7 +229,7 @@ def test_the_routes_mtu_limits_what_is_sent_and_so_does_the_links(beside: Ways) 
     beside.pop.inside.ip(f"route add {PEER} dev {DEVICE} mtu 1300")
     beside.refresh()
     endings = [beside.stray(inner_len=length).ending for length in (fits, fits + 1)]
-    assert endings == ["stray_forwarded", "too_big"]
+    assert endings == ["stray_forwarded", "too_big_answered"]
     beside.pop.inside.ip(f"route del {PEER} dev {DEVICE} mtu 1300")
     beside.refresh()
     assert beside.stray(inner_len=fits + 1).ending == "stray_forwarded"
@@ -238,7 +238,7 @@ def test_the_routes_mtu_limits_what_is_sent_and_so_does_the_links(beside: Ways) 
     assert beside.routing.mtu == 1400
     lengths = (1400 - overhead("gue", 4), 1401 - overhead("gue", 4))
     endings = [beside.stray(inner_len=length).ending for length in lengths]
-    assert endings == ["stray_forwarded", "too_big"]
+    assert endings == ["stray_forwarded", "too_big_answered"]
 
 
 def test_a_neighbour_that_goes_away_leaves_no_way_until_it_is_back(beside: Ways) -> None:

@@ -135,7 +135,7 @@ def test_routes_neighbours_and_mtu_are_followed(ways: Ways) -> None:
     ways.inside.ip(f"link set {DEVICE} mtu 1500")
     ways.is_complete()
     endings = [ways.stray(length=length).ending for length in (1500 - added, 1501 - added)]
-    assert endings == ["stray_forwarded", "too_big"]
+    assert endings == ["stray_forwarded", "too_big_answered"]
 
 
 def test_what_the_peer_sends_is_taken_and_what_it_sent_is_not_after_it_left(ways: Ways) -> None:

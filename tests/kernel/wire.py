@@ -12,10 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from scapy.layers.inet import ICMP
-from scapy.layers.inet6 import ICMPv6PacketTooBig
-from scapy.layers.l2 import Ether
-
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket
 from tests.golden_world import TUNNEL_PORT
 from tests.kernel.xsk_link import give
@@ -27,6 +23,8 @@ FOR_RX: Final = 2048
 BURST: Final = 64
 WAIT_S: Final = 20.0  # until a frame that must come; a limit for a failure, not a bound on time
 IP_IN_IP = (4, 41)  # IANA protocol numbers
+ICMP, ICMPV6 = 1, 58
+ICMPV6_TOO_BIG = 2
 
 
 class Wire:
@@ -99,9 +97,21 @@ class Wire:
         while True:
             frame = self.receive()
             assert frame is not None, "no frame came"
-            layers = Ether(frame)
-            if frame[6:12] == mac and (ICMP in layers or ICMPv6PacketTooBig in layers):
+            if frame[6:12] == mac and _is_told(frame):
                 return frame
+
+
+def _is_told(frame: bytes) -> bool:
+    try:
+        parse(frame)
+    except NoTransportError as error:
+        packet = error.packet
+        if packet.family == 4:
+            return packet.protocol == ICMP
+        return packet.protocol == ICMPV6 and frame[packet.l4] == ICMPV6_TOO_BIG
+    except NotReadableError:
+        pass
+    return False
 
 
 @contextmanager

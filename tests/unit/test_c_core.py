@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = ("session_table.c", "session_room.c")
+TABLE = ("session_table.c", "session_room.c", "session_burst.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FULL_SPEED = ("-O2", "-pthread")
@@ -55,9 +55,15 @@ def test_the_codec_is_clean_under_address_and_undefined_sanitizers(tmp_path: Pat
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names the x86-64 instruction")
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("function", ["xg_session_table_prefetch", "xg_session_table_find_burst"])
-def test_the_compiler_keeps_the_prefetches(function: str, compiler: str) -> None:
-    command = [compiler, "-std=gnu11", "-O2", "-S", "-o", "-", str(ROOT / "csrc/session_table.c")]
+@pytest.mark.parametrize(
+    ("source", "function"),
+    [
+        ("session_table.c", "xg_session_table_prefetch"),
+        *(("session_burst.c", f"find6_{isa}") for isa in ("any", "avx2", "avx512")),
+    ],
+)
+def test_the_compiler_keeps_the_prefetches(source: str, function: str, compiler: str) -> None:
+    command = [compiler, "-std=gnu11", "-O2", "-S", "-o", "-", str(ROOT / "csrc" / source)]
     assembly = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     body = assembly.partition(f"\n{function}:")[2].partition(f"\t.size\t{function}")[0]
     assert body.count("\tprefetch") >= 4  # two buckets, of two lines each in IPv6

@@ -5,13 +5,14 @@ import pytest
 
 from tests import c_programs
 
-TABLE = ("session_table.c", "session_room.c")
+TABLE = ("session_table.c", "session_room.c", "session_burst.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 PROGRAMS = {
     "test_template": (),
     "test_quic_lb": (),
     "test_forward": (*TABLE, "forward.c"),
     "test_too_big": (*TABLE, "forward.c"),
+    "test_fragmenting": (*TABLE, "forward.c"),
     "test_forward_mutated": (*TABLE, "forward.c"),
     "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),

@@ -59,6 +59,7 @@ LEADS_TO = {
         "icmp_flooded",
         "quic_forwarded",
     },
+    "fragmented": {"fragmented"},
     "too_big": {"too_big", "too_big_answered"},
     "no_headroom": {"no_headroom"},
 }

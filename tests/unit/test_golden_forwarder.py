@@ -7,6 +7,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_mutated_golden_packets_end_as_in_the_model() -> None:
     source = random.Random(443)
     originals = [row.frame for row in rows_without_tunnel() if 14 < len(row.frame) < 1000]
     frames = [mutated(source.choice(originals), source) for _ in range(MUTATIONS)]
-    world = golden_world()
+    world = replace(golden_world(), sent=[])
     for frame, result in zip(frames, forwarded(golden_forwarder(), frames), strict=True):
         assert result == run_untunnelled(world, frame), frame.hex()
 

@@ -41,7 +41,8 @@ def test_an_ending_has_an_action_and_a_side_counter_none() -> None:
     assert set(ENDINGS.values()) == {"pass", "drop", "tx"}
     assert set(NAMES) - set(ENDINGS) == {
         "socket_events_lost", "packet_events_lost", "socket_events", "handed_over",
-        "loop_behind", "flood_copies", "flood_copies_lost", "tx_refused",
+        "loop_behind", "flood_copies", "flood_copies_lost", "fragments_sent", "fragments_lost",
+        "tx_refused",
     }  # fmt: skip
 
 

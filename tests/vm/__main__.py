@@ -16,11 +16,13 @@ def main() -> str | None:
         print("ZEROCOPY=off: the guest with zero-copy is left out")
         return None
     try:
-        parts = packages.parts()
-        image.build(parts)
+        guests = [packages.parts(suite) for suite in packages.SUITES]
+        for parts in guests:
+            image.build(parts)
     except CannotRunError as error:
         return f"the guest with zero-copy cannot run here: {error} (ZEROCOPY=off leaves it out)"
-    print(f"guest: {parts}")
+    for parts in guests:
+        print(f"guest: {parts}")
     return None
 
 

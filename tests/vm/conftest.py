@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Tests of `guest/` are collected here and run in a guest, one boot for all; so is their report.
+Those of `guest61/` likewise, in a guest with the oldest kernel.
 
 This file is at work on both sides. On this machine a test of the guest is an item like any other,
 and running it means to wait for its reports. In the guest, which gets the names of the chosen tests
@@ -16,17 +17,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-if TYPE_CHECKING:
-    pass
+from tests.vm.packages import OLDEST, SUITE
 
-GUEST_FOLDER: Final = Path(__file__).resolve().parent / "guest"
+if TYPE_CHECKING:
+    from tests.vm.guest_run import GuestRun
+
+HERE: Final = Path(__file__).resolve().parent
+GUEST_SUITES: Final = {HERE / "guest": SUITE, HERE / "guest61": OLDEST}  # each one's kernel
 # Tests in this folder run on this machine, and talk to two guests.
-PAIR_FOLDER: Final = GUEST_FOLDER.with_name("pair")
+PAIR: Final = HERE / "pair"
 # "all" tests of the guest, the "core" of them, or "off": none. Makefile and docs name it.
 SWITCH: Final = "ZEROCOPY"
 CHOICES: Final = ("all", "core", "off")
 IN_GUEST: Final = os.environ.get("XG_GUEST_PORT", "")
-RUN: Final = pytest.StashKey["GuestRun"]()
+RUNS: Final = pytest.StashKey[dict[Path, "GuestRun"]]()
 LEFT_OUT: Final = pytest.StashKey[int]()
 
 
@@ -35,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: of the guest's tests, one that `make test` runs")
 
 
-def _is_for_guest(item: pytest.Item) -> bool:
-    return GUEST_FOLDER in item.path.parents
+def _guest_of(item: pytest.Item) -> Path | None:
+    return next((folder for folder in GUEST_SUITES if folder in item.path.parents), None)
 
 
 def _choice() -> str:
@@ -54,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [
         item
         for item in items
-        if (_is_for_guest(item) or PAIR_FOLDER in item.path.parents)
+        if (_guest_of(item) or PAIR in item.path.parents)
         and (choice == "off" or (choice == "core" and not item.get_closest_marker("core")))
     ]
     config.stash[LEFT_OUT] = len(out)
@@ -65,8 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Says what ran in which guest, and what did not run."""
-    run = config.stash.get(RUN, None)
-    if run:
+    for run in config.stash.get(RUNS, {}).values():
         terminalreporter.write_line(f"guest: {run.summary}")
     count = config.stash.get(LEFT_OUT, 0)
     if count and _choice() == "off":
@@ -77,21 +80,29 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"guest: {count} more tests run with `make test-zerocopy`")
 
 
+def _run_of(folder: Path, item: pytest.Item) -> GuestRun:
+    runs = item.config.stash.setdefault(RUNS, {})
+    if folder not in runs:
+        from tests.vm.guest_run import GuestRun  # not in the guest, where imports take long
+
+        for other in runs.values():
+            other.close()  # one guest at a time
+        chosen = [one.nodeid for one in item.session.items if _guest_of(one) == folder]
+        runs[folder] = GuestRun(chosen, GUEST_SUITES[folder])
+        item.config.add_cleanup(runs[folder].close)
+    return runs[folder]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Waits for the guest's reports of a test, and hands them on as if it had run here."""
-    if IN_GUEST or not _is_for_guest(item):
+    folder = _guest_of(item)
+    if IN_GUEST or folder is None:
         return None
-    stash = item.config.stash
-    if RUN not in stash:
-        from tests.vm.guest_run import GuestRun  # not in the guest, where imports take long
-
-        chosen = [one.nodeid for one in item.session.items if _is_for_guest(one)]
-        stash[RUN] = GuestRun(chosen)
-        item.config.add_cleanup(stash[RUN].close)
+    run = _run_of(folder, item)
     hook = item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for data in stash[RUN].reports(item.nodeid):
+    for data in run.reports(item.nodeid):
         report = hook.pytest_report_from_serializable(config=item.config, data=data)
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.vm import image, packages
 from tests.vm.machine import GuestError, Machine
-from tests.vm.packages import ROOT, CannotRunError
+from tests.vm.packages import ROOT, SUITE, CannotRunError
 
 PORT: Final = "/dev/ttyS1"
 TEST_S: Final = 120  # one test in the guest, which is ten to thirty times slower than this machine
@@ -23,8 +23,9 @@ ARGUMENTS: Final = (
 class GuestRun:
     """Boots on the first question."""
 
-    def __init__(self, nodeids: list[str]) -> None:
+    def __init__(self, nodeids: list[str], suite: str = SUITE) -> None:
         self._nodeids = nodeids
+        self._suite = suite  # of the kernel
         self._machine: Machine | None = None
         self._messages: Iterator[dict[str, Any]] = iter(())
         self._reports: dict[str, list[dict[str, Any]]] = {one: [] for one in nodeids}
@@ -42,7 +43,7 @@ class GuestRun:
         return f"{self._versions or 'none'}{self._booted}; {took:.0f} s"
 
     def _start(self) -> None:
-        parts = packages.parts()
+        parts = packages.parts(self._suite)
         self._versions = str(parts)
         job = {
             "arguments": [*ARGUMENTS, *self._nodeids],

@@ -2,8 +2,9 @@
 """The guest's files: this machine's Python, tools and packages, the project, the kernel's modules.
 
 Everything keeps its path, so that the guest's Python finds it as this machine's does. The image is
-an initramfs of two parts, not compressed, for emulation would make unpacking slow: `system`, which
-hardly changes, and `project`. Each is cached under a digest of what went into it.
+an initramfs of parts, not compressed, for emulation would make unpacking slow: `kernel` (one's
+modules), `system`, which hardly changes, `golden` and `project`. Each is cached under a digest of
+what went into it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from typing import Final
 from tests.vm import cpio, rows
 from tests.vm.cpio import Archive
 from tests.vm.packages import CACHE, ROOT, CannotRunError, Parts
+from tests.vm.rows import PLACE
 
 MODULES: Final = (
-    "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit", "ip6_tunnel",
-    "veth", "bridge", "8021q", "tun",
-    "tcp_diag", "udp_diag", "xsk_diag", "ifb", "sch_ingress", "act_mirred", "cls_matchall",
+    "virtio_pci", "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit",
+    "ip6_tunnel", "veth", "bridge", "8021q", "tun", "sch_ingress", "cls_matchall",
+    "act_tunnel_key",
+    "tcp_diag", "udp_diag", "xsk_diag", "ifb", "act_mirred",
 )  # fmt: skip
 TOOLS: Final = ("ip", "tc", "ethtool", "sysctl")
 DISTRIBUTIONS: Final = ("pyxdp-gossip", "pytest", "pytest-timeout")
@@ -50,11 +53,14 @@ def build(parts: Parts) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     modules = _modules(parts.modules)
     tools = [Path(_tool(name)).resolve() for name in TOOLS]
-    system = [*modules, *_python_files(), *tools]
+    system = [*_python_files(), *tools]
     project = list(_project_files())
+    golden = [*sorted((ROOT / "tests").glob("*.py")), Path(rows.__file__)]
     return [
-        _cached(folder, "system", system, lambda archive: _fill(archive, system, modules)),
-        _cached(folder, "project", project, lambda archive: _fill(archive, project, [])),
+        _cached(folder, "kernel", modules, lambda archive: _fill_kernel(archive, modules)),
+        _cached(folder, "system", system, lambda archive: _fill_system(archive, system)),
+        _cached(folder, "golden", golden, lambda archive: archive.write(PLACE, rows.written())),
+        _cached(folder, "project", project, lambda archive: _fill_project(archive, project)),
     ]
 
 
@@ -79,25 +85,28 @@ def _cached(
     return image
 
 
-def _fill(archive: Archive, files: list[Path], modules: list[Path]) -> None:
-    kernel = set(modules)
+def _fill_kernel(archive: Archive, modules: list[Path]) -> None:
     for number, path in enumerate(modules):
         archive.write(f"/modules/{number:02}-{path.name.split('.')[0]}.ko", _module(path))
-    for path in files:
-        if path not in kernel:
-            archive.add(path)
-    for library in _libraries(files):
-        archive.add(library)
-    if kernel:
-        for folder in ("/proc", "/sys", "/dev", "/tmp", "/run/netns", "/root"):
-            archive.folder(folder)
-        archive.write("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
-        archive.write("/etc/hosts", b"127.0.0.1 localhost\n")
-    else:
-        start = Path(__file__).with_name("init.py").read_bytes()
-        head = f"#!{sys.executable} -IS\n".encode()
-        archive.write("/init", head + start, 0o755)
-        archive.write(rows.PLACE, rows.written())
+
+
+def _fill_system(archive: Archive, files: list[Path]) -> None:
+    _add(archive, files)
+    for folder in ("/proc", "/sys", "/dev", "/tmp", "/run/netns", "/root"):
+        archive.folder(folder)
+    archive.write("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    archive.write("/etc/hosts", b"127.0.0.1 localhost\n")
+
+
+def _fill_project(archive: Archive, files: list[Path]) -> None:
+    _add(archive, files)
+    start = Path(__file__).with_name("init.py").read_bytes()
+    archive.write("/init", f"#!{sys.executable} -IS\n".encode() + start, 0o755)
+
+
+def _add(archive: Archive, files: list[Path]) -> None:
+    for path in (*files, *_libraries(files)):
+        archive.add(path)
 
 
 # ---- the kernel's modules ----
@@ -105,7 +114,8 @@ def _fill(archive: Archive, files: list[Path], modules: list[Path]) -> None:
 
 def _modules(folder: Path) -> list[Path]:
     """Those of MODULES and what they need, in an order in which they can be loaded."""
-    known = CACHE / "image" / "modules.json"  # to find out takes seconds: all must be unpacked
+    # to find out takes seconds: all must be unpacked
+    known = CACHE / "image" / f"modules-{folder.parent.name}.json"
     key = [str(folder), folder.stat().st_mtime_ns, *MODULES]
     if known.exists():
         found = json.loads(known.read_text())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The guest's kernel and QEMU, as Debian packages in a folder of our own, checked by apt.
 
-apt works on a copy of the machine's own Debian sources, with one suite more (SUITE, pinned low),
-and keeps lists and packages here: the machine's apt and its packages stay as they are. Nothing is
-installed; packages are unpacked into a folder, and what is there once is used without apt.
+apt works on a copy of the machine's own Debian sources, with the kernels' suites (pinned low), and
+keeps lists and packages here: the machine's apt and its packages stay as they are. Nothing is
+installed; packages are unpacked, QEMU and each kernel into a folder of its own, and what is there
+once is used without apt.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = ROOT / "build" / "vm"
 SUITE: Final = "trixie-backports"  # virtio-net binds AF_XDP in zero-copy from Linux 6.13 on
+OLDEST: Final = "bookworm"  # Debian 12: Linux 6.1, the oldest that the project promises
+SUITES: Final = (SUITE, OLDEST)
 KERNEL: Final = "linux-image-cloud-amd64"
 QEMU: Final = "qemu-system-x86"
-PIN: Final = f"Package: *\nPin: release n={SUITE}\nPin-Priority: 50\n"
+PIN: Final = "Package: *\nPin: release n={}\nPin-Priority: 50\n\n"
 FETCH_S: Final = 900
 
 
@@ -33,20 +36,21 @@ class CannotRunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What was fetched, unpacked under `tree`."""
+    """What was fetched: QEMU, unpacked under `tree`, and a kernel, under `kernel_tree`."""
 
     tree: Path
+    kernel_tree: Path
     versions: dict[str, str]
 
     @property
     def kernel(self) -> Path:
         """The bootable kernel."""
-        return _only(self.tree, "usr/lib/modules/*/vmlinuz", "boot/vmlinuz-*")
+        return _only(self.kernel_tree, "usr/lib/modules/*/vmlinuz", "boot/vmlinuz-*")
 
     @property
     def modules(self) -> Path:
         """The folder of the kernel's modules."""
-        return _only(self.tree, "usr/lib/modules/*/kernel", "lib/modules/*/kernel")
+        return _only(self.kernel_tree, "usr/lib/modules/*/kernel", "lib/modules/*/kernel")
 
     @property
     def qemu(self) -> str:
@@ -79,57 +83,67 @@ def _only(tree: Path, *patterns: str) -> Path:
     return found[0]
 
 
-def parts() -> Parts:
-    """The parts in the cache; they are fetched if they are not there.
+def parts(suite: str = SUITE) -> Parts:
+    """QEMU and the kernel of a suite, from the cache; fetched if they are not there.
 
     Raises:
         CannotRunError: not on this machine, or no packages.
     """
-    stamp = CACHE / "versions.json"
-    if not stamp.exists():
-        _fetch(stamp)
-    return Parts(CACHE / "tree", json.loads(stamp.read_text()))
+    stamps = CACHE / "qemu.json", CACHE / f"{suite}.json"
+    if not all(stamp.exists() for stamp in stamps):
+        _prepare()
+    if not stamps[0].exists():
+        _fetch(stamps[0], "install", "--download-only", "--no-install-recommends", QEMU)
+    if not stamps[1].exists():
+        _fetch(stamps[1], "download", *_kernel_packages(suite))
+    versions = {**json.loads(stamps[1].read_text()), **json.loads(stamps[0].read_text())}
+    return Parts(stamps[0].with_suffix(""), stamps[1].with_suffix(""), versions)
 
 
-def _fetch(stamp: Path) -> None:
+def _prepare() -> None:
+    """The lists of the machine's own suite and of the kernels'."""
     if platform.machine() != "x86_64":
         raise CannotRunError(f"the guest is x86_64, and this machine is {platform.machine()}")
     if shutil.which("apt-get") is None:
         raise CannotRunError("kernel and QEMU are fetched as Debian packages: there is no apt-get")
-    tree, archives = CACHE / "tree", CACHE / "archives"
-    for folder in (tree, archives):
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in (tree, archives / "partial", CACHE / "lists" / "partial", CACHE / "sources"):
-        folder.mkdir(parents=True, exist_ok=True)
+    for name in ("archives/partial", "lists/partial", "sources"):
+        (CACHE / name).mkdir(parents=True, exist_ok=True)
     _write_sources(CACHE / "sources")
     _apt("update")
-    _apt("install", "--download-only", "--no-install-recommends", QEMU)
-    _apt("download", *_kernel_packages())
+
+
+def _fetch(stamp: Path, *words: str) -> None:
+    """Unpacks what these words to apt-get download, beside the stamp, which holds the versions."""
+    tree, archives = stamp.with_suffix(""), CACHE / "archives"
+    for folder in (tree, archives):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (tree, archives / "partial"):
+        folder.mkdir(parents=True)
+    _apt(*words)
     versions = {}
     for package in sorted(archives.glob("*.deb")):
         _run("dpkg-deb", "-x", str(package), str(tree))
         name, version = _run("dpkg-deb", "-W", str(package)).split()
         versions[name] = version
-    if QEMU not in versions:
+    if QEMU in words and QEMU not in versions:
         versions[QEMU] = _run("dpkg-query", "-W", "-f", "${Version}", QEMU)
     kept = {name: versions[name] for name in versions if name == QEMU or name.startswith("linux-")}
-    shutil.rmtree(archives)
     stamp.write_text(json.dumps(kept))
 
 
-def _kernel_packages() -> list[str]:
-    """Of the newest cloud kernel; some versions are one package, others two or three."""
+def _kernel_packages(suite: str) -> list[str]:
+    """Of the suite's newest cloud kernel; some versions are one package, others two or three."""
     release = r"linux-(?:image|binary|modules)-\d[\w.+~-]*"
     found: list[str] = []
-    names = [f"{KERNEL}/{SUITE}"]
+    names = [f"{KERNEL}/{suite}"]
     while names:
         depends = re.findall(r"^(?:Pre-)?Depends: (.*)$", _show(names.pop()), re.MULTILINE)
         new = [name for name in re.findall(release, " ".join(depends)) if name not in found]
         found += new
-        names += [f"{name}/{SUITE}" for name in new]
+        names += [f"{name}/{suite}" for name in new]
     if not found:
-        raise CannotRunError(f"the suite {SUITE} has no {KERNEL}")
-    return found
+        raise CannotRunError(f"the suite {suite} has no {KERNEL}")
+    return [f"{name}/{suite}" for name in found]
 
 
 def _show(package: str) -> str:
@@ -137,7 +151,7 @@ def _show(package: str) -> str:
 
 
 def _write_sources(folder: Path) -> None:
-    """The machine's own Debian sources, as they are, and those of its main suite for SUITE."""
+    """The machine's own Debian sources, as they are, and those of its main suite for SUITES."""
     codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     etc = Path("/etc/apt")
     stanzas, lines = [], []
@@ -150,7 +164,8 @@ def _write_sources(folder: Path) -> None:
         raise CannotRunError(f"no source in {etc} has the suite {codename or 'of a Debian'}")
     (folder / "guest.sources").write_text("\n\n".join(stanzas) + "\n")
     (folder / "guest.list").write_text("\n".join(lines) + "\n")
-    (CACHE / "preferences").write_text(PIN)
+    others = [suite for suite in SUITES if suite != codename]
+    (CACHE / "preferences").write_text("".join(PIN.format(suite) for suite in others))
 
 
 def _stanzas(text: str, codename: str) -> list[str]:
@@ -163,7 +178,8 @@ def _stanzas(text: str, codename: str) -> list[str]:
         plain = re.sub(r"^(Trusted|#).*\n?", "", stanza, flags=re.MULTILINE | re.IGNORECASE)
         found.append(plain.strip())
         if codename in names:
-            found.append(re.sub(r"(?im)^Suites:.*$", f"Suites: {SUITE}", plain).strip())
+            others = " ".join(suite for suite in SUITES if suite != codename)
+            found.append(re.sub(r"(?im)^Suites:.*$", f"Suites: {others}", plain).strip())
     return found
 
 
@@ -176,7 +192,8 @@ def _lines(text: str, codename: str) -> list[str]:
         options = re.sub(r"\btrusted=\S+?(?=[\s\]])", "", words[1] or "")
         found.append(f"deb {options}{words[2]} {words[3]} {words[4]}")
         if words[3] == codename:
-            found.append(f"deb {options}{words[2]} {SUITE} main")
+            others = (suite for suite in SUITES if suite != codename)
+            found += [f"deb {options}{words[2]} {suite} main" for suite in others]
     return found
 
 

@@ -83,16 +83,21 @@ class Link:
         return [queue.socket for queue in plane._queues]
 
 
+def plane_of(mode: str) -> dict[str, str]:
+    """Settings of the data path."""
+    return {"plane": "xdp", "mode": "native"} if mode == "xdp" else {"plane": "xsk", "mode": mode}
+
+
 @contextmanager
 def linked(ends: Ends, mode: str, mtu: int = MTU) -> Iterator[Link]:
-    """The data path, attached, with its loop in this mode."""
+    """The data path, attached, with its loop in this mode; "xdp": without one."""
     inside, outside = ends
     for namespace, device in ((inside, DEVICE), (outside, OUTSIDE)):
         namespace.ip(f"link set {device} mtu {mtu}")
     # no frame of the kernel's own may end in a counter meanwhile
     outside.exec(f"sysctl -qw net.ipv6.conf.{OUTSIDE}.disable_ipv6=1")
     with (
-        host_under_test(inside, plane="xsk", mode=mode) as host,
+        host_under_test(inside, **plane_of(mode)) as host,
         wire(outside, OUTSIDE) as far,
     ):
         inside.run(host.plane.attach_packets)

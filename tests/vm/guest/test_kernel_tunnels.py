@@ -7,7 +7,6 @@ that came to the host, byte for byte.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -16,25 +15,12 @@ import pytest
 from tests.golden_world import OWN_ADDRESS, PEER, TUNNEL_PORT, mac, underlay
 from tests.kernel.conftest import Namespace
 from tests.kernel.dataplane_fixture import DEVICE, LINK_MTU, OUTSIDE, host_under_test
-from tests.kernel.wire import WAIT_S
 from tests.model import parse
+from tests.vm.guest.far_devices import packet_socket
 from tests.vm.guest.host_link import Ends
 from tests.vm.rows import Row, golden_rows
 
-ETH_P_ALL = 3
 KINDS = {4: "ipip", 6: "sit"}
-
-
-def packet_socket(namespace: Namespace, device: str) -> socket.socket:
-    """All that a device of the namespace receives; what is sent leaves by it."""
-
-    def make() -> socket.socket:
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        made.bind((device, ETH_P_ALL))
-        made.settimeout(WAIT_S)
-        return made
-
-    return namespace.run(make)
 
 
 @contextmanager

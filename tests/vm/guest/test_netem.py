@@ -14,8 +14,8 @@ from tests.golden_world import OWN_MAC
 from tests.kernel.dataplane_fixture import DEVICE, LINK_MTU, OUTSIDE, host_under_test
 from tests.kernel.wire import WAIT_S
 from tests.model import parse
+from tests.vm.guest.far_devices import packet_socket
 from tests.vm.guest.host_link import Ends, driver_drops, first
-from tests.vm.guest.test_kernel_tunnels import packet_socket
 
 STRAYS = 1000
 BAD = "delay 2ms 1ms loss 10% duplicate 10% reorder 50%"
