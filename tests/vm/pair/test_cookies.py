@@ -47,7 +47,8 @@ def counted(host: Host) -> dict[str, int]:
 def risen(host: Host, before: dict[str, int]) -> tuple[int, int]:
     """Cookies that came back and were good, and those that were not."""
     now = counted(host)
-    return tuple(now[name] - before[name] for name in ("SyncookiesRecv", "SyncookiesFailed"))  # type: ignore[return-value]
+    good, bad = (now[name] - before[name] for name in ("SyncookiesRecv", "SyncookiesFailed"))
+    return good, bad
 
 
 @pytest.mark.core
