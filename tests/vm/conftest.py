@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).resolve().parent
 GUEST_SUITES: Final = {HERE / "guest": SUITE, HERE / "guest61": OLDEST}  # each one's kernel
+# Tests in this folder run on this machine, and talk to two guests.
+PAIR: Final = HERE / "pair"
 # "all" tests of the guest, the "core" of them, or "off": none. Makefile and docs name it.
 SWITCH: Final = "ZEROCOPY"
 CHOICES: Final = ("all", "core", "off")
@@ -56,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     out = [
         item
         for item in items
-        if _guest_of(item)
+        if (_guest_of(item) or PAIR in item.path.parents)
         and (choice == "off" or (choice == "core" and not item.get_closest_marker("core")))
     ]
     config.stash[LEFT_OUT] = len(out)

@@ -31,7 +31,7 @@ from tests.vm.rows import PLACE
 MODULES: Final = (
     "virtio_pci", "virtio_net", "sch_netem", "geneve", "vxlan", "fou", "fou6", "ipip", "sit",
     "ip6_tunnel", "veth", "bridge", "8021q", "tun", "sch_ingress", "cls_bpf",
-    "cls_matchall", "act_tunnel_key",
+    "cls_matchall", "act_tunnel_key", "tcp_diag", "udp_diag", "xsk_diag", "ifb", "act_mirred",
 )  # fmt: skip
 TOOLS: Final = ("ip", "tc", "ethtool", "sysctl")
 DISTRIBUTIONS: Final = ("pyxdp-gossip", "pytest", "pytest-timeout")

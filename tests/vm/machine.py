@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A guest under QEMU: boots an image with a job, hands out the lines it says, and ends in time.
 
-Emulated (TCG), not virtualised: /dev/kvm may be there and yet not work. The NICs lie on one hub in
-QEMU; nothing of them is seen by this machine.
+Emulated (TCG), not virtualised: /dev/kvm may be there and yet not work. The NICs lie on hubs in
+QEMU, and nothing of them is seen by this machine; or on a tap device in a namespace of a test's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -34,6 +35,23 @@ NIC: Final = "virtio-net-pci,iommu_platform=on,disable-legacy=on,romfile="
 LAST_LINES: Final = 40
 
 
+def hub_nics() -> list[str]:
+    """QEMU's words for NICS on hubs."""
+    words = []
+    for number in range(NICS):
+        words += ["-netdev", f"hubport,id=n{number},hubid={number // 2}"]
+        words += ["-device", f"{NIC},netdev=n{number},mac=02:00:00:00:0a:0{number + 1}"]
+    return words
+
+
+def tap_nic(tap: str, mac: str, queues: int) -> list[str]:
+    """QEMU's words for a NIC with several queues, on a tap device of the namespace it runs in."""
+    backend = f"tap,id=t0,ifname={tap},queues={queues},script=no,downscript=no,vhost=off"
+    # a vector for each queue's two rings, one for the control queue, one for changes
+    device = f"{NIC},netdev=t0,mac={mac},mq=on,vectors={2 * queues + 2}"
+    return ["-netdev", backend, "-device", device]
+
+
 class GuestError(Exception):
     """The guest ended, or said nothing for too long; the end of its console is with it."""
 
@@ -41,14 +59,30 @@ class GuestError(Exception):
 class Machine:
     """One run of a guest; use as a context manager.
 
+    Args:
+        nics: QEMU's words for its network.
+        namespace: the network namespace in which QEMU runs, if not in this process's.
+        name: of its console's file.
+
     Attributes:
         console: the file with what the kernel and the tests printed.
     """
 
-    def __init__(self, parts: Parts, images: list[Path], job: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        images: list[Path],
+        job: dict[str, Any],
+        nics: Sequence[str] = (),
+        namespace: str = "",
+        name: str = "console",
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="guest-", dir=CACHE))
-        self.console = CACHE / "console.log"
+        self.console = CACHE / f"{name}.log"
         self._pending = b""
+        self._lines: deque[bytes] = deque()
+        self._nics = list(nics) or hub_nics()
+        self._enter = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
         try:
             initrd = self._initrd(images, job)
             self._process = self._start(parts, initrd)
@@ -70,19 +104,17 @@ class Machine:
     def _start(self, parts: Parts, initrd: Path) -> subprocess.Popen[bytes]:
         words = [
             "setpriv", "--pdeathsig", "KILL",  # the guest must not outlive a killed test run
-            parts.qemu, *(word for one in parts.firmware for word in ("-L", one)),
+            *self._enter, parts.qemu, *(word for one in parts.firmware for word in ("-L", one)),
             "-M", "q35,accel=tcg", "-cpu", "max", "-m", MEMORY, "-smp", CPUS,
             "-display", "none", "-no-reboot", "-nodefaults",
             "-kernel", str(parts.kernel), "-initrd", str(initrd), "-append", COMMAND_LINE,
             "-serial", f"file:{self.console}", "-serial", "stdio",
+            *self._nics,
         ]  # fmt: skip
-        for number in range(NICS):
-            words += ["-netdev", f"hubport,id=n{number},hubid={number // 2}"]
-            words += ["-device", f"{NIC},netdev=n{number},mac=02:00:00:00:0a:0{number + 1}"]
         environment = {**os.environ, "LD_LIBRARY_PATH": parts.libraries}
         try:
             return subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 env=environment,
             )  # fmt: skip
         except OSError as error:
@@ -95,8 +127,15 @@ class Machine:
             GuestError: it ended before it said so, or it took longer than `limit_s`.
         """
         until = time.monotonic() + limit_s
-        output: BinaryIO = self._process.stdout  # type: ignore[assignment]
         while True:
+            message = self._next(until, limit_s)
+            yield message
+            if message["kind"] == "ended":
+                return
+
+    def _next(self, until: float, limit_s: float) -> dict[str, Any]:
+        output: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        while not self._lines:
             left = until - time.monotonic()
             if left <= 0:
                 raise GuestError(f"the guest took more than {limit_s:.0f} s")
@@ -106,11 +145,23 @@ class Machine:
             if not got:
                 raise GuestError(f"the guest died: {self._reason()}")
             *lines, self._pending = (self._pending + got).split(b"\n")
-            for line in lines:
-                message = json.loads(line)
-                yield message
-                if message["kind"] == "ended":
-                    return
+            self._lines.extend(lines)
+        found: dict[str, Any] = json.loads(self._lines.popleft())
+        return found
+
+    def ask(self, question: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        """One line to the guest, and the line that it answers.
+
+        Raises:
+            GuestError: it is gone, or did not answer in time.
+        """
+        stdin: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        try:
+            stdin.write(json.dumps(question).encode() + b"\n")
+            stdin.flush()
+        except OSError:
+            raise GuestError(f"the guest died: {self._reason()}") from None
+        return self._next(time.monotonic() + limit_s, limit_s)
 
     def _reason(self) -> str:
         self._process.wait()

@@ -6,43 +6,15 @@ Both links live as long as the guest: a process takes long to start here.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.kernel.conftest import Namespace, command
 from tests.kernel.dataplane_fixture import make_pair, own_namespaces
 from tests.kernel.xsk_link import FAR, NEAR, Pair
-
-# Priorities of the kernel's log that no test may cause: errors and worse, and a warning's trace.
-ERROR: Final = 3
-TRACE: Final = re.compile(r"WARNING: |BUG: |Call Trace|page_pool.*stalled")
-
-
-class KernelLog:
-    """What the kernel says from now on."""
-
-    def __init__(self) -> None:
-        self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-        os.lseek(self._fd, 0, os.SEEK_END)
-
-    def lines(self) -> list[str]:
-        """All records since the last call: priority, a space, text."""
-        found = []
-        while True:
-            try:
-                head, text = os.read(self._fd, 8192).decode(errors="replace").split(";", 1)
-            except BlockingIOError:
-                return found
-            found.append(f"{int(head.split(',')[0]) & 7} {text.splitlines()[0]}")
-
-    def close(self) -> None:
-        """No more is read."""
-        os.close(self._fd)
+from tests.vm.kernel_log import KernelLog
 
 
 @pytest.fixture
@@ -58,7 +30,7 @@ def no_kernel_errors() -> Iterator[None]:
     """Every test fails if the kernel logs an error, or a trace, meanwhile."""
     log = KernelLog()
     yield
-    errors = [one for one in log.lines() if int(one[0]) <= ERROR or TRACE.search(one)]
+    errors = log.complaints()
     log.close()
     assert errors == []
 

@@ -7,8 +7,8 @@ from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket
 from tests.kernel.dataplane_fixture import DEVICE
 from tests.kernel.xsk_link import NEAR, Pair, give
-from tests.vm.guest.conftest import KernelLog
 from tests.vm.guest.host_link import Ends, first, linked
+from tests.vm.kernel_log import KernelLog
 
 STARTS = 100
 PLANES = 10
