@@ -77,8 +77,8 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
 {
 	return forwarder->tunnel_port_be != 0 &&
-	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation) &&
-	       xg_same_address(packet->destination_be, forwarder->address_be);
+	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation,
+			    forwarder->address_be, forwarder->flood_group_be);
 }
 
 /* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */

@@ -55,6 +55,7 @@ struct xg_forwarder {
 	uint16_t host;
 	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
 	uint32_t address_be[4];			/* of this host: IPv6, or v4-mapped */
+	uint32_t flood_group_be[4];		/* 0: there is none, or the XDP program keeps it */
 	uint8_t encapsulation;			/* enum xg_encapsulation, of the whole POP */
 	const struct xg_flood *flood;
 	const struct xg_quic_lb *quic;		/* XG_QUIC_LAYOUTS of them, or NULL: none */
