@@ -11,6 +11,7 @@
 
 #include "decide.h"
 #include "odd_packets.h"
+#include "receive.h"
 #include "too_big.h"
 
 #define KEY_WORDS_V4 1
@@ -231,6 +232,21 @@ static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct x
 		     XG_COUNT_misdirected_flooded);
 }
 
+/* A tunnel packet: misdirected, as the XDP program found, or nobody has opened it yet. */
+static uint32_t take_tunnel(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			    const struct xg_packet *outer)
+{
+	int ending = XG_RECEIVE_MISDIRECTED;
+
+	if (forwarder->receiver)
+		ending = xg_receive(forwarder, frame, outer);
+	if (ending != XG_RECEIVE_MISDIRECTED)
+		return (uint32_t)ending;
+	if (forwarder->receiver && !xg_forward_floods(forwarder))
+		return XG_COUNT_misdirected_dropped;
+	return flood_misdirected(forwarder, frame, outer);
+}
+
 static uint32_t flood_miss(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			   const struct xg_packet *packet)
 {
@@ -369,8 +385,8 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 			frames[i].ending = act_on_error(forwarder, &frames[i], &burst.packets[i],
 							burst.metas[i]);
 		else if (burst.kind[i] == OF_TUNNEL)
-			frames[i].ending = flood_misdirected(forwarder, &frames[i],
-							     &burst.packets[i]);
+			frames[i].ending = take_tunnel(forwarder, &frames[i],
+						       &burst.packets[i]);
 		if (frames[i].ending == XG_COUNT_too_big && burst.kind[i] == OF_SERVICE)
 			frames[i].ending = answer_too_big(forwarder, &frames[i],
 							  &burst.packets[i]);

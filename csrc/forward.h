@@ -4,7 +4,7 @@
  *
  * Takes the decisions of decide.h for packets of which the kernel knows nothing: that is what
  * the XDP program hands on. It also floods a tunnel packet that came to the wrong host, which
- * the XDP program has checked. One forwarder a thread; tables, owners, templates and flood list
+ * the XDP program, or the receiver (receive.h), has checked. One forwarder a thread; tables, owners, templates and flood list
  * may be written by another thread meanwhile.
  */
 #ifndef XG_FORWARD_H
@@ -46,6 +46,8 @@ struct xg_flood {
 	uint16_t to[XG_FLOOD_COPIES];	/* template indices */
 };
 
+struct xg_receiver;
+
 struct xg_forwarder {
 	const struct xg_session_table *table4;
 	const struct xg_session_table *table6;
@@ -55,7 +57,7 @@ struct xg_forwarder {
 	uint16_t host;
 	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
 	uint32_t address_be[4];			/* of this host: IPv6, or v4-mapped */
-	uint32_t flood_group_be[4];		/* 0: there is none, or the XDP program keeps it */
+	uint32_t flood_group_be[4];		/* asked for by a receiver only; 0: there is none */
 	uint8_t encapsulation;			/* enum xg_encapsulation, of the whole POP */
 	const struct xg_flood *flood;
 	const struct xg_quic_lb *quic;		/* XG_QUIC_LAYOUTS of them, or NULL: none */
@@ -63,6 +65,7 @@ struct xg_forwarder {
 	uint32_t service_mask;			/* places - 1 */
 	uint32_t cannot_pass;			/* what should pass is dropped: `overtaken` */
 	uint32_t own_is_known;			/* without a kernel to ask: own entries are right */
+	const struct xg_receiver *receiver;	/* opens tunnel packets; NULL: that was done */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 	struct xg_answer_budget answers;	/* ICMP errors about what is too big */
 };
@@ -91,6 +94,14 @@ int xg_forward_quic_owner(const struct xg_forwarder *forwarder, const struct xg_
 
 /* The template to that host, if it is another one and active, or XG_NO_TEMPLATE. */
 uint16_t xg_forward_quic_template(const struct xg_forwarder *forwarder, int owner);
+
+/* Whether there is anybody to flood to. */
+static inline int xg_forward_floods(const struct xg_forwarder *forwarder)
+{
+	const struct xg_flood *list = forwarder->flood;
+
+	return list && (list->group != XG_NO_TEMPLATE || list->copies > 0);
+}
 
 /* The headers at a place of the templates, or NULL: outside, empty or broken. */
 static inline const struct xg_template *
