@@ -75,9 +75,11 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 	lookup->frame_of[lookup->count++] = frame;
 }
 
-static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
+int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
+			 const struct xg_packet *packet)
 {
-	return forwarder->tunnel_port_be != 0 &&
+	return (reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
+	       forwarder->tunnel_port_be != 0 &&
 	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation,
 			    forwarder->address_be, forwarder->flood_group_be);
 }
@@ -122,8 +124,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 
 	burst->kind[i] = ENDED;
 	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = 0;
-	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
-	    is_tunnel(forwarder, packet)) {
+	if (xg_forward_is_tunnel(forwarder, reason, packet)) {
 		burst->kind[i] = OF_TUNNEL;
 		return;
 	}

@@ -80,6 +80,10 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    struct xg_frame *copy);
 
+/* Whether a frame, for which the parser said `reason`, is a tunnel packet for this host. */
+int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
+			 const struct xg_packet *packet);
+
 /* The two first questions of a parsed packet, for those who explain its way: the service that it
  * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,

@@ -20,6 +20,7 @@ from pyxdp_gossip._native_loop import FloodList as FloodList
 from pyxdp_gossip._native_loop import XskLoop as XskLoop
 from pyxdp_gossip._native_loop import give_up_queues as give_up_queues
 from pyxdp_gossip._native_loop import sum_counters as sum_counters
+from pyxdp_gossip.tunnel_receiver import TunnelReceiver
 
 ABSENT: int
 """In `find_burst`: no valid entry."""
@@ -414,6 +415,7 @@ class Forwarder:
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
+        receiver: opens tunnel packets for this host; None: they are packets as any others.
     """
 
     def __init__(
@@ -427,6 +429,7 @@ class Forwarder:
         flood_template: int | None = None,
         own_is_known: bool = False,
         quic: Buffer | None = None,
+        receiver: TunnelReceiver | None = None,
     ) -> None: ...
     def forward(self, frames: list[bytes]) -> list[tuple[str, bytes]]:
         """Handles at most 64 frames.
@@ -452,7 +455,12 @@ def step_names() -> tuple[str, ...]: ...
 def explain_steps(
     forwarder: Forwarder, frame: Buffer, kernel_knows: bool | None = None
 ) -> tuple[
-    str, bytes, tuple[bytes, int, bytes, int, int, int] | None, list[tuple[str, int, int]]
+    str,
+    bytes,
+    tuple[bytes, int, bytes, int, int, int] | None,
+    list[tuple[str, int, int]],
+    bytes | None,
+    bytes,
 ]: ...
 def apply_template(template: Buffer, frame: Buffer, mark: int = 0) -> bytes: ...
 

@@ -47,6 +47,7 @@ from pyxdp_gossip.pins import (
     forget_others,
     remove_folder,
 )
+from pyxdp_gossip.receiver_maps import receiver_of
 from pyxdp_gossip.service_array import ARRAY_BYTES, write_layouts, write_services
 from pyxdp_gossip.session import Address, KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
@@ -285,10 +286,8 @@ class Dataplane:
         return XskLoop(
             host=settings.host,
             table4=self.table4, table6=self.table6,
-            owners=self.owners, templates=self._templates,
-            services=self._services, quic=self._quic,
-            flood=self._flood,
-            address=packed16(settings.address),
+            owners=self.owners, templates=self._templates, services=self._services,
+            quic=self._quic, flood=self._flood, address=packed16(settings.address),
             encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
             tunnel_port=settings.tunnel_port, too_big_rate_pps=settings.too_big_rate_pps,
             queue=self._queues[number * QUEUE_BYTES : (number + 1) * QUEUE_BYTES],
@@ -477,6 +476,7 @@ class Dataplane:
         return Forwarder(
             self.settings.host, self.table4, self.table6, self.owners, self._templates,
             pack_services(self.settings.by_slot), self._flood.first, quic=self._quic,
+            receiver=receiver_of(self._config, self._maps["peers"]),
         )  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:
