@@ -164,6 +164,8 @@ static void note_size(const struct xg_forwarder *forwarder, struct xg_explanatio
 		return;
 	if (ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered)
 		code = XG_STEP_too_big;
+	else if (ending == XG_COUNT_no_checksum)
+		code = XG_STEP_no_checksum;
 	else if (ending == XG_COUNT_no_headroom)
 		code = XG_STEP_no_headroom;
 	note(out, code, xg_outer_ip_len(tmpl, &out->packet), tmpl->mtu);

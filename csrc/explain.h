@@ -74,6 +74,7 @@
 	X(flood_no_headers)	/* headers; ends */ \
 	X(fits)			/* size; value: bytes of the outer packet, bound: MTU; ends */ \
 	X(too_big)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
+	X(no_checksum)		/* size; ends */ \
 	X(no_headroom)		/* size; ends */ \
 	X(ecn_kept)		/* ecn; value: inner mark; ends */ \
 	X(ecn_changed)		/* ecn; value: new inner mark, bound: old one; ends */ \

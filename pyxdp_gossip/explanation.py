@@ -223,6 +223,11 @@ WORDINGS: Final[Mapping[str, Wording]] = {
         "{value} bytes, the path takes {bound}.",
         "It would vanish on the way: its sender is told, if it may be; else it is only counted.",
     ),
+    "no_checksum": Wording(
+        SIZE,
+        "There is no checksum to derive the outer one from.",
+        "UDP over IPv6 carries one, and the packet inside has none that covers it.",
+    ),
     "no_headroom": Wording(
         SIZE, "There is no room in front of the frame.", "The driver's doing; counted."
     ),

@@ -115,8 +115,9 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
-        "node_events", "quic_lb", "session", "stats", "templates", "xsk", "_native",
+        "config", "dataplane_settings", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
+        "node_events", "quic_lb", "session", "stats", "templates", "tunnel_receiver", "xsk",
+        "_native",
     },
 }  # fmt: skip
 

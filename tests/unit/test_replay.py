@@ -24,8 +24,11 @@ from tests.golden_tunnel import tunnelled
 from tests.golden_world import PEER, ROUTES, State
 from tests.model import MARK_FLOOD
 from tests.unit.golden_files import (
+    MISS,
     ROWS,
+    STRAY,
     Commands,
+    commands,
     golden_sessions,
     golden_state,
     session_rows,
@@ -34,13 +37,7 @@ from tests.unit.golden_files import (
     write_state,
 )
 
-STRAY = bytes(ethernet() / ip(4) / tcp(State.OTHER))
-MISS = bytes(ethernet() / ip(4) / tcp(State.ABSENT))
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(monkeypatch, capsys)
+__all__ = ["commands"]  # a fixture
 
 
 class Frames:
