@@ -28,7 +28,7 @@
 	X(probe_to_group)	/* format; ends */ \
 	X(probe)		/* purpose; ends */ \
 	X(probe_malformed)	/* purpose; ends */ \
-	X(flooded)		/* purpose */ \
+	X(flooded)		/* purpose; value: host */ \
 	X(relayed)		/* purpose; value: host */ \
 	X(sent_here)		/* purpose; value: host */ \
 	X(inner_unread)		/* inner; ends */ \

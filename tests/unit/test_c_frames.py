@@ -15,6 +15,7 @@ PROGRAMS = {
     "test_forward_mutated": (*TABLE, "forward.c"),
     "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),
+    "test_receive": (*TABLE, "forward.c", "explain.c"),
     "test_reconcile": (*CODEC, "reconcile.c"),
     "test_event_ring": ("event_ring.c",),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Tunnel packets through the forwarder and in words: the golden endings and bytes, in each format."""
+"""Tunnel packets through the forwarder and in words: golden endings and bytes."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_receiver_gives_back_its_senders() -> None:
     )  # fmt: skip
     assert again == receiver
     for change in ({"port": 0}, {"mac": b""}):
-        with pytest.raises(ValueError, match="port|MAC"):
+        with pytest.raises(ValueError, match=r"port|MAC"):
             xg.TunnelReceiver.build(
                 **{"address": underlay(PEER), "flood_group": None, "port": 1, "mac": bytes(6),
                    "senders": {}} | change  # type: ignore[arg-type]
