@@ -103,8 +103,8 @@ ALLOWED = {
         "pins", "receiver_maps", "service_array", "session",
     },
     "live_dump": {
-        "_native", "dataplane_settings", "encapsulation", "explanation", "forwarder", "live_snapshot", "session",
-        "templates",
+        "_native", "dataplane_settings", "encapsulation", "explanation", "forwarder",
+        "live_snapshot", "session", "templates",
     },
     "packet_commands": {
         "capture", "config", "errors", "explanation", "forwarder", "live_dump", "live_snapshot",
@@ -115,9 +115,9 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "__init__": {
-        "config", "dataplane_settings", "errors", "explanation", "forwarder", "gossip", "interface_watch", "node",
-        "node_events", "quic_lb", "session", "stats", "templates", "tunnel_receiver", "xsk",
-        "_native",
+        "config", "dataplane_settings", "errors", "explanation", "forwarder", "gossip",
+        "interface_watch", "node", "node_events", "quic_lb", "session", "stats", "templates",
+        "tunnel_receiver", "xsk", "_native",
     },
 }  # fmt: skip
 

@@ -201,7 +201,7 @@ static void take_format(struct xg_forwarder *f, int family)
 
 			s.protocol = kind == 2 ? XG_PROTO_UDP : XG_PROTO_TCP;
 			s.payload = kind >= 4 ? 60 : kind * 3;
-			s.tos = 2;
+			s.tos = kind == 2 ? 0 : 2;
 			if (kind == 3)
 				s.port = 81;
 			len = build(&s, bytes) - XG_ETH_LEN;

@@ -60,7 +60,7 @@ def receiving_forwarder(
         for state, entry in ENTRIES.items():
             tables[family].put(session_key(CLIENTS[family], state.client_port, slot), entry.owner)
     services = {
-        slot: Service(VIPS[family], port, protocol, quic=slot in QUIC_SLOTS)  # type: ignore[arg-type]
+        slot: Service(VIPS[family], port, protocol, quic=slot in QUIC_SLOTS)  # type: ignore
         for (family, protocol, port), slot in SERVICES.items()
     }
     routes = (*world.routes.values(), world.flood)

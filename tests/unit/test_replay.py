@@ -19,10 +19,10 @@ from pyxdp_gossip.capture import Capture, Captured
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.replay import Outcome, Replay, replay
 from pyxdp_gossip.stats import ENDINGS, SENTENCES
-from tests.golden import OVERHEAD, encapsulated, ethernet, ip, tcp
-from tests.golden_tunnel import tunnelled
+from tests.golden import OVERHEAD, Golden, encapsulated, ethernet, ip, tcp
+from tests.golden_tunnel import stripped, tunnel_rows, tunnelled
 from tests.golden_world import PEER, ROUTES, State
-from tests.model import MARK_FLOOD
+from tests.model import MARK_FLOOD, MARK_HOP
 from tests.unit.golden_files import (
     MISS,
     ROWS,
@@ -38,6 +38,9 @@ from tests.unit.golden_files import (
 )
 
 __all__ = ["commands"]  # a fixture
+
+
+TUNNELLED = tunnelled(ip(4) / tcp(State.OWN))
 
 
 class Frames:
@@ -114,15 +117,52 @@ def test_without_a_group_each_host_with_a_way_gets_a_copy_of_a_flood() -> None:
     assert total.sent_to == Counter(ROUTES[host].destination for host in (*hosts, PEER))
 
 
-def test_tunnel_packets_are_named(tmp_path: Path, commands: Commands) -> None:
+def written(row: Golden) -> bytes:
+    """What leaves: of a probe's answer, the cookie is the one that this host sends by."""
+    cookie = ROUTES[PEER].cookie
+    return row.output.replace(b"us-to-4.", cookie) if row.ending == "probe_answered" else row.output
+
+
+def test_tunnel_packets_are_opened(tmp_path: Path, commands: Commands) -> None:
+    rows = [row for row in tunnel_rows() if row.flood and row.agent_alive]
+    capture = write_capture(tmp_path / "in.pcap", [row.frame for row in rows])
+    out, sums = tmp_path / "out.pcap", tmp_path / "sums.json"
+    state = write_state(tmp_path)
+    commands.done("replay", capture, out, "--state", state, "--json", sums, "--no-sockets")
+    found = json.loads(sums.read_text())
+    counted = {row["name"]: row["frames"] for row in found["endings"]}
+    assert counted == Counter(row.ending for row in rows)
+    assert frames_of(out) == [written(row) for row in rows if ENDINGS[row.ending] != "drop"]
+    assert {"delivered_syn", "misdirected_flooded", "probe_answered"} <= set(counted)
+
+
+def test_without_a_group_what_is_misdirected_is_copied_to_each_host() -> None:
     inner = ip(4) / tcp(State.OWN)
-    capture = write_capture(tmp_path / "in.pcap", [tunnelled(inner), MISS, b"\x17\xc0" * 30])
-    said = commands.done("replay", capture, "--state", write_state(tmp_path))
-    assert "1 were tunnel packets for this host" in said
+    total, seen = replayed([tunnelled(inner)], group=False)
+    frame = bytes(ethernet() / inner)
+    hosts = sorted(
+        host for host, route in ROUTES.items() if len(frame) - 14 + OVERHEAD <= route.mtu
+    )
+    assert total.endings == {"misdirected_flooded": 1}
+    assert [one.output for one in seen] == [
+        encapsulated(frame, ROUTES[host], MARK_FLOOD | MARK_HOP) for host in hosts
+    ]
+    assert total.flood_copies == len(hosts) - 1
+
+
+def test_what_another_host_sent_here_rightly_is_stripped_and_passed() -> None:
+    inner = ip(6) / tcp(State.OWN)
+    total, (outcome,) = replayed([tunnelled(inner)], sockets=True)
+    assert total.endings == {"delivered_stray": 1}
+    assert outcome.output == stripped(inner)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.binary(max_size=120), st.sampled_from([STRAY, MISS])), max_size=200))
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=120), st.sampled_from([STRAY, MISS, TUNNELLED])), max_size=200
+    )
+)
 def test_any_frames_end_in_counters_whose_sum_is_their_number(frames: list[bytes]) -> None:
     total, seen = replayed(frames)
     assert total.frames == sum(total.endings.values()) == len(seen) == len(frames)
