@@ -16,7 +16,7 @@
  * may name `value`, `bound` and what Python makes of them. Keep one entry a line. */
 /* clang-format off */
 #define XG_STEPS(X) \
-	X(tunnel)		/* tunnel; value: enum xg_encapsulation, format: its name, sender: outer source */ \
+	X(tunnel)		/* tunnel; format: its name, by value; sender: outer source */ \
 	X(tunnel_cut)		/* format; ends */ \
 	X(sender)		/* sender; value: host */ \
 	X(no_sender)		/* sender; ends */ \

@@ -4,8 +4,8 @@
  *
  * Takes the decisions of decide.h for packets of which the kernel knows nothing: that is what
  * the XDP program hands on. It also floods a tunnel packet that came to the wrong host, which
- * the XDP program, or the receiver (receive.h), has checked. One forwarder a thread; tables, owners, templates and flood list
- * may be written by another thread meanwhile.
+ * the XDP program, or the receiver (receive.h), has checked. One forwarder a thread; tables,
+ * owners, templates and flood list may be written by another thread meanwhile.
  */
 #ifndef XG_FORWARD_H
 #define XG_FORWARD_H

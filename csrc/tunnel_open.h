@@ -136,7 +136,7 @@ XG_INLINE int xg_finish_strip(void *data, const void *end, __u8 *l2, __u32 l2_le
 
 /* ---- probes ---- */
 
-#define XG_PROBE_LEN (XG_UDP_LEN + XG_GUE_LEN + 8)	/* from UDP on: a nonce follows the header */
+#define XG_PROBE_LEN (XG_UDP_LEN + XG_GUE_LEN + 8)	/* from UDP on: a nonce ends it */
 
 struct xg_probe_words {
 	__u32 of[XG_PROBE_LEN / 4];
