@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,18 @@ from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapReader
 
 from pyxdp_gossip.capture import Capture, Captured
+from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import ConfigError
+from pyxdp_gossip.gossip.sealing import tunnel_cookie
+from pyxdp_gossip.key_file import Key
+from pyxdp_gossip.pop_state import state_of_config
 from pyxdp_gossip.replay import Outcome, Replay, replay
+from pyxdp_gossip.session import packed16
 from pyxdp_gossip.stats import ENDINGS, SENTENCES
+from pyxdp_gossip.templates import HeaderTemplate
 from tests.golden import OVERHEAD, Golden, encapsulated, ethernet, ip, tcp
 from tests.golden_tunnel import stripped, tunnel_rows, tunnelled
-from tests.golden_world import PEER, ROUTES, State
+from tests.golden_world import OWN_ADDRESS, PEER, ROUTES, State, underlay
 from tests.model import MARK_FLOOD, MARK_HOP
 from tests.unit.golden_files import (
     MISS,
@@ -271,7 +278,8 @@ def test_what_is_wrong_is_one_line(what: str, tmp_path: Path, commands: Commands
     assert said in commands.refused("replay", *words)
 
 
-def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Commands) -> None:
+def write_config(folder: Path) -> Path:
+    """The golden world as an operator's configuration."""
     world = tables()
     peers = "".join(
         f'[[peer]]\nid = {peer["id"]}\naddress = "{peer["address"]}"\nmac = "{peer["mac"]}"\n'
@@ -282,11 +290,16 @@ def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Com
         f'[[service]]\nvip = "{one["vip"]}"\nport = {one["port"]}\nprotocol = "{one["protocol"]}"\n'
         for one in world["service"]
     )
-    config = tmp_path / "pop.toml"
+    config = folder / "pop.toml"
     config.write_text(
         f'[host]\nid = 3\ninterface = "eth0"\naddress = "{world["host"]["address"]}"\n'
         f'[gossip]\ngroup = "239.192.7.1:7946"\ninsecure = true\n{services}{peers}'
     )
+    return config
+
+
+def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Commands) -> None:
+    config = write_config(tmp_path)
     sessions = tmp_path / "sessions.json"
     sessions.write_text(json.dumps(session_rows()))
     capture = write_capture(tmp_path / "in.pcap", [STRAY, MISS])
@@ -297,3 +310,24 @@ def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Com
     assert (stray[:6], stray[14:50], stray[58:]) == (want[:6], want[14:50], want[58:])
     assert stray[50:58] != want[50:58], "the cookie is of the configuration's keys"
     assert miss[30:34] == bytes([239, 192, 7, 2])
+
+
+@pytest.mark.parametrize("key", [1, 2, 3])
+def test_the_keys_of_a_configuration_open_its_tunnel(key: int, tmp_path: Path) -> None:
+    secrets = {number: bytes([number]) * 32 for number in (1, 2, 3)}
+    config = Config.load(write_config(tmp_path))
+    keys = tuple(Key(number, secret) for number, secret in secrets.items())
+    config = replace(config, gossip=replace(config.gossip, keys=keys))
+    state = state_of_config(config, OWN_ADDRESS)
+    for to, mark, ending in (
+        (OWN_ADDRESS, 0, "misdirected_flooded"),
+        (state.flood_group, MARK_FLOOD, "flood_unknown"),
+    ):
+        assert to is not None
+        frame = HeaderTemplate.build(
+            source=underlay(PEER), destination=to, source_mac=bytes(6), destination_mac=bytes(6),
+            tunnel_port=state.tunnel_port, mtu=1600, mark=mark,
+            cookie=tunnel_cookie(secrets[key], packed16(underlay(PEER)), packed16(to)),
+        ).apply(MISS)  # fmt: skip
+        found, _ = state.forwarder(()).forward([frame])[0]
+        assert found == (ending if key < 3 else "tunnel_bad_cookie"), "two keys count"
