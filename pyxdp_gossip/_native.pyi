@@ -415,7 +415,8 @@ class Forwarder:
         own_is_known: sessions that the table gives this host are passed, as if its kernel knew
             them.
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
-        receiver: opens tunnel packets for this host; None: they are packets as any others.
+        receiver: a `TunnelReceiver`, which opens tunnel packets for this host; None: they are
+            packets as any others.
     """
 
     def __init__(

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
-from pyxdp_gossip.dataplane_settings import PEER, PackedConfig, PeerCookies
+from pyxdp_gossip.dataplane_settings import PEER, PeerCookies
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.session import Address, packed16, unpacked16
 
@@ -69,15 +69,6 @@ class TunnelReceiver:
             mac,
             b"".join(packed16(one) + pack_peer(host, own) for host, (one, own) in senders.items()),
         )
-
-    @classmethod
-    def of_maps(cls, config: PackedConfig, senders: Mapping[bytes, bytes]) -> Self:
-        """Of a running host's maps; `senders` is address to `struct xg_peer`."""
-        made = cls.build(
-            address=config.address, flood_group=config.flood_group, port=config.tunnel_port,
-            mac=config.mac, senders={}, encapsulation=config.encapsulation,
-        )  # fmt: skip
-        return replace(made, senders=b"".join(key + value for key, value in senders.items()))
 
     def peers(self) -> dict[int, tuple[Address, PeerCookies]]:
         """The senders, as `build()` takes them."""
