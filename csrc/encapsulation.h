@@ -88,19 +88,26 @@ struct xg_shim {
 	__u8 is_sound;		/* the sender writes the format as this POP does */
 };
 
-/* Whether a packet to this host may be one of the tunnel: what its addresses are is not asked. */
-XG_INLINE int xg_is_tunnel(const struct xg_packet *packet, __u16 tunnel_port_be,
-			   __u8 encapsulation)
-{
-	if (packet->protocol == XG_PROTO_UDP)
-		return packet->destination_port_be == tunnel_port_be;
-	return encapsulation == XG_IPIP &&
-	       (packet->protocol == XG_PROTO_IPIP || packet->protocol == XG_PROTO_IPV6);
-}
-
 XG_INLINE int xg_same_address(const __u32 a_be[4], const __u32 b_be[4])
 {
 	return a_be[3] == b_be[3] && a_be[2] == b_be[2] && a_be[1] == b_be[1] && a_be[0] == b_be[0];
+}
+
+/* Whether a packet is one of the tunnel for the host of this address, or for the flood group.
+ * IP-in-IP has no transport that the parser knows, but its addresses are read. */
+XG_INLINE int xg_is_tunnel(const struct xg_packet *packet, __u16 tunnel_port_be,
+			   __u8 encapsulation, const __u32 address_be[4],
+			   const __u32 flood_group_be[4])
+{
+	if (packet->protocol == XG_PROTO_UDP) {
+		if (packet->destination_port_be != tunnel_port_be)
+			return 0;
+	} else if (encapsulation != XG_IPIP ||
+		   (packet->protocol != XG_PROTO_IPIP && packet->protocol != XG_PROTO_IPV6)) {
+		return 0;
+	}
+	return xg_same_address(packet->destination_be, address_be) ||
+	       xg_same_address(packet->destination_be, flood_group_be);
 }
 
 XG_INLINE int xg_read_gue(const void *at, const void *end, struct xg_shim *shim)

@@ -9,6 +9,7 @@
 
 #include "decide.h"
 #include "odd_packets.h"
+#include "receive.h"
 
 static void note(struct xg_explanation *out, enum xg_step_code code, uint32_t value,
 		 uint32_t bound)
@@ -91,6 +92,27 @@ static void note_kernel(struct xg_explanation *out, enum xg_kernel_answer kernel
 	note(out, codes[kernel], 0, 0);
 }
 
+static void note_owner_headers(const struct xg_forwarder *forwarder, struct xg_explanation *out,
+			       uint16_t index)
+{
+	note(out,
+	     xg_forward_template(forwarder, index) ? XG_STEP_owner_headers :
+						     XG_STEP_owner_empty_headers,
+	     index, 0);
+}
+
+static uint16_t note_flood_headers(const struct xg_forwarder *forwarder,
+				   struct xg_explanation *out)
+{
+	uint16_t index = forwarder->flood ? forwarder->flood->group : XG_NO_TEMPLATE;
+
+	if (xg_forward_template(forwarder, index))
+		note(out, XG_STEP_flood_headers, index, 0);
+	else
+		note(out, XG_STEP_flood_no_headers, 0, 0);
+	return index;
+}
+
 /* Which headers the frame would get: the owner's if the packet is its, else the flood group's.
  * Returns the template's index, or XG_NO_TEMPLATE. */
 static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_explanation *out,
@@ -101,22 +123,14 @@ static uint16_t note_headers(const struct xg_forwarder *forwarder, struct xg_exp
 	if (decision == XG_DECIDE_STRAY || decision == XG_DECIDE_FORWARD_SYN) {
 		index = xg_owner_load(&forwarder->owners[owner]).template_index;
 		if (index != XG_NO_TEMPLATE) {
-			note(out,
-			     xg_forward_template(forwarder, index) ? XG_STEP_owner_headers :
-								     XG_STEP_owner_empty_headers,
-			     index, 0);
+			note_owner_headers(forwarder, out, index);
 			return index;
 		}
 		note(out, XG_STEP_owner_no_headers, 0, 0);
 		if (decision == XG_DECIDE_FORWARD_SYN)
 			return XG_NO_TEMPLATE;
 	}
-	index = forwarder->flood ? forwarder->flood->group : XG_NO_TEMPLATE;
-	if (xg_forward_template(forwarder, index))
-		note(out, XG_STEP_flood_headers, index, 0);
-	else
-		note(out, XG_STEP_flood_no_headers, 0, 0);
-	return index;
+	return note_flood_headers(forwarder, out);
 }
 
 /* What the connection id says. Returns the index of the template to another host that it names, or
@@ -135,10 +149,7 @@ static uint16_t note_id(const struct xg_forwarder *forwarder, struct xg_explanat
 		note(out, XG_STEP_id_no_way, (uint32_t)owner, 0);
 	} else {
 		note(out, XG_STEP_id_other, (uint32_t)owner, 0);
-		note(out,
-		     xg_forward_template(forwarder, index) ? XG_STEP_owner_headers :
-							     XG_STEP_owner_empty_headers,
-		     index, 0);
+		note_owner_headers(forwarder, out, index);
 	}
 	return index;
 }
@@ -155,24 +166,11 @@ static void note_size(const struct xg_forwarder *forwarder, struct xg_explanatio
 		code = XG_STEP_fragmented;
 	else if (ending == XG_COUNT_too_big || ending == XG_COUNT_too_big_answered)
 		code = XG_STEP_too_big;
+	else if (ending == XG_COUNT_no_checksum)
+		code = XG_STEP_no_checksum;
 	else if (ending == XG_COUNT_no_headroom)
 		code = XG_STEP_no_headroom;
 	note(out, code, xg_outer_ip_len(tmpl, &out->packet), tmpl->mtu);
-}
-
-static __u64 meta_of(const struct xg_forwarder *forwarder, const struct xg_packet *packet,
-		     uint16_t slot)
-{
-	const struct xg_session_table *table =
-		packet->family == 4 ? forwarder->table4 : forwarder->table6;
-	__u64 key[XG_KEY_WORDS_MAX];
-	__u64 meta = 0;
-
-	if (!table)
-		return 0;
-	xg_forward_key(packet, slot, key);
-	xg_session_table_find_burst(table, key, 1, &meta);
-	return meta;
 }
 
 /* The ending and the bytes, by the forwarder itself; its counters stay as they are. */
@@ -185,25 +183,20 @@ static void forward_uncounted(const struct xg_forwarder *forwarder, struct xg_fr
 	xg_forward_burst(&copy, frame, 1);
 }
 
-void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
-		enum xg_kernel_answer kernel, struct xg_explanation *out)
+static void explain_plain(const struct xg_forwarder *forwarder, struct xg_frame *frame, int reason,
+			  enum xg_kernel_answer kernel, struct xg_explanation *out)
 {
-	struct xg_forwarder asked = *forwarder;
 	const struct xg_service *service;
-	int reason = xg_parse_frame(frame->data, frame->data + frame->len, &out->packet);
 	int decision, is_error = 0;
 	uint16_t index;
 	__u64 meta;
 
-	if (kernel != XG_KERNEL_NOT_ASKED)	/* its word counts, and nothing is assumed */
-		asked.own_is_known = 0;
-	forwarder = &asked;
-	out->step_count = 0;
 	if (reason == XG_PARSE_OK)
 		note(out, XG_STEP_parsed, out->packet.protocol, out->packet.ip_len);
 	else
 		is_error = note_odd(forwarder, frame, reason, out);
-	if (reason != XG_PARSE_OK && !is_error) {
+	out->has_packet = reason == XG_PARSE_OK || is_error;
+	if (!out->has_packet) {
 		forward_uncounted(forwarder, frame);
 		return;
 	}
@@ -214,7 +207,7 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		return;
 	}
 	note(out, XG_STEP_service, service->slot, 0);
-	meta = meta_of(forwarder, &out->packet, service->slot);
+	meta = xg_receive_meta(forwarder, &out->packet, service->slot);
 	decision = xg_decide(&out->packet, meta, forwarder->host, 1);
 	if (is_error)
 		out->packet.tcp_flags = 0;	/* those of no packet that there is */
@@ -222,7 +215,7 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 		note_kind(out, decision);
 	if (decision != XG_COUNT_dropped_no_flags)
 		note_entry(out, meta, forwarder->host);
-	if (decision == XG_DECIDE_OWN && asked.own_is_known) {
+	if (decision == XG_DECIDE_OWN && forwarder->own_is_known) {
 		note(out, XG_STEP_kernel_assumed, 0, 0);
 		forward_uncounted(forwarder, frame);
 		return;
@@ -248,4 +241,200 @@ void xg_explain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 	index = note_headers(forwarder, out, decision, xg_meta_owner(meta));
 	forward_uncounted(forwarder, frame);
 	note_size(forwarder, out, index, frame->ending);
+}
+
+/* ---- tunnel packets ---- */
+
+/* Sender, cookie and format. 1: nothing is wrong with them. */
+static int note_opened(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+		       const struct xg_packet *outer, struct xg_opened *opened,
+		       struct xg_explanation *out)
+{
+	int ending = xg_receive_open(forwarder, frame, outer, opened);
+	const struct xg_shim *shim = &opened->tunnel.shim;
+
+	note(out, XG_STEP_tunnel, forwarder->encapsulation, 0);
+	memcpy(out->sender_be, outer->source_be, sizeof(out->sender_be));
+	if (!opened->sender) {
+		note(out,
+		     ending == XG_COUNT_tunnel_bad_source ? XG_STEP_no_sender :
+							    XG_STEP_tunnel_cut,
+		     0, 0);
+		return 0;
+	}
+	note(out, XG_STEP_sender, opened->sender->host, 0);
+	if (ending == XG_COUNT_tunnel_bad_cookie) {
+		note(out, XG_STEP_wrong_cookie, 0, 0);
+		return 0;
+	}
+	note(out, shim->has_cookie ? XG_STEP_cookie : XG_STEP_cookie_no_room, 0, 0);
+	if (ending == XG_TUNNEL_OPEN)
+		note(out, XG_STEP_sound, 0, 0);
+	else
+		note(out, shim->is_sound ? XG_STEP_probe_to_group : XG_STEP_unsound, 0, 0);
+	return ending == XG_TUNNEL_OPEN;
+}
+
+static void note_purpose(const struct xg_tunnel *tunnel, struct xg_explanation *out)
+{
+	enum xg_step_code code = XG_STEP_sent_here;
+
+	if (tunnel->is_search)
+		code = tunnel->is_flood ? XG_STEP_flooded : XG_STEP_relayed;
+	note(out, code, tunnel->host, 0);
+}
+
+/* Reads the inner packet to out->packet. 1: it, or what it quotes, has ports. */
+static int note_inner(const struct xg_frame *frame, const struct xg_opened *opened,
+		      struct xg_explanation *out)
+{
+	struct xg_packet *inner = &out->packet;
+	int found = xg_open_inner(frame->data, frame->data + frame->len, &opened->tunnel, inner);
+
+	if (found == XG_TUNNEL_OPEN) {
+		note(out, XG_STEP_inner_parsed, inner->protocol, inner->ip_len);
+		return 1;
+	}
+	if (found == XG_TUNNEL_ODD && inner->fragment == XG_FRAGMENT_LATER) {
+		note(out, XG_STEP_inner_fragment, 0, 0);
+		return 0;
+	}
+	if (found != XG_TUNNEL_ODD || !xg_receive_error(frame, inner)) {
+		note(out, XG_STEP_inner_unread, 0, 0);
+		return 0;
+	}
+	note(out, XG_STEP_inner_error, inner->protocol, 0);
+	return 1;
+}
+
+/* What the kernel is taken to say of the inner packet's session. */
+static void note_inner_kernel(const struct xg_forwarder *forwarder, enum xg_kernel_answer kernel,
+			      uint16_t slot, struct xg_explanation *out)
+{
+	__u64 meta;
+
+	if (kernel != XG_KERNEL_NOT_ASKED || !forwarder->own_is_known) {
+		note_kernel(out, kernel);
+		return;
+	}
+	meta = xg_receive_meta(forwarder, &out->packet, slot);
+	note_entry(out, meta, forwarder->host);
+	if (meta && xg_meta_owner(meta) == forwarder->host)
+		note(out, XG_STEP_kernel_assumed, 0, 0);
+	else
+		note_kernel(out, kernel);
+}
+
+/* Service, kind and kernel. Returns the ending, or XG_RECEIVE_MISDIRECTED; before the ECN mark. */
+static int note_judged(const struct xg_forwarder *forwarder, const struct xg_frame *frame,
+		       const struct xg_tunnel *tunnel, enum xg_kernel_answer kernel,
+		       struct xg_explanation *out)
+{
+	const struct xg_service *service = xg_forward_service_of(forwarder, &out->packet);
+	int is_error = out->packet.is_error, ending;
+	struct xg_packet again = { 0 };
+
+	if (is_error) {
+		xg_open_inner(frame->data, frame->data + frame->len, tunnel, &again);
+		ending = xg_receive_odd(forwarder, frame, tunnel->is_search, &again);
+	} else {
+		ending = xg_receive_judge(forwarder, tunnel, &out->packet);
+	}
+	if (!service) {
+		note(out, XG_STEP_inner_no_service, 0, 0);
+		return ending;
+	}
+	note(out, XG_STEP_service, service->slot, 0);
+	if (ending == XG_COUNT_flood_syn) {
+		note(out, XG_STEP_flooded_syn, 0, 0);
+		return ending;
+	}
+	if (out->packet.protocol == XG_PROTO_UDP)
+		note(out, XG_STEP_datagram, 0, 0);
+	else if (!is_error)
+		note(out, xg_is_syn(&out->packet) ? XG_STEP_opens : XG_STEP_segment, 0, 0);
+	if (ending == XG_COUNT_delivered_syn ||
+	    (!tunnel->is_search && out->packet.protocol == XG_PROTO_UDP))
+		return ending;
+	note_inner_kernel(forwarder, kernel, service->slot, out);
+	return ending;
+}
+
+static void note_ecn(const struct xg_packet *outer, struct xg_explanation *out)
+{
+	int was = out->packet.tos & 3, now = xg_combine_ecn(out->packet.tos, outer->tos);
+
+	if (now < 0)
+		note(out, XG_STEP_ecn_lost, 0, 0);
+	else
+		note(out, now == was ? XG_STEP_ecn_kept : XG_STEP_ecn_changed, (uint32_t)now,
+		     (uint32_t)was);
+}
+
+static void explain_tunnel(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			   enum xg_kernel_answer kernel, struct xg_explanation *out)
+{
+	const struct xg_packet outer = out->packet;
+	struct xg_opened opened;
+	uint16_t index;
+	int ending;
+
+	out->is_tunnel = 1;
+	memset(&out->packet, 0, sizeof(out->packet));
+	if (!note_opened(forwarder, frame, &outer, &opened, out)) {
+		forward_uncounted(forwarder, frame);
+		return;
+	}
+	if (opened.tunnel.shim.is_probe) {
+		forward_uncounted(forwarder, frame);
+		note(out,
+		     frame->ending == XG_COUNT_probe_answered ? XG_STEP_probe :
+								XG_STEP_probe_malformed,
+		     0, 0);
+		return;
+	}
+	note_purpose(&opened.tunnel, out);
+	out->has_packet = (uint8_t)note_inner(frame, &opened, out);
+	if (!out->has_packet) {
+		forward_uncounted(forwarder, frame);
+		return;
+	}
+	ending = note_judged(forwarder, frame, &opened.tunnel, kernel, out);
+	forward_uncounted(forwarder, frame);
+	if (xg_is_delivery(ending) || ending == XG_COUNT_delivered_icmp)
+		note_ecn(&outer, out);
+	if (out->packet.is_error)
+		out->packet.tcp_flags = 0;	/* those of no packet that there is */
+	if (ending != XG_RECEIVE_MISDIRECTED)
+		return;
+	if (opened.tunnel.shim.mark & XG_MARK_HOP) {
+		note(out, XG_STEP_hop_before, 0, 0);
+		return;
+	}
+	note(out, XG_STEP_first_hop, 0, 0);
+	index = note_flood_headers(forwarder, out);
+	note_size(forwarder, out, index, frame->ending);
+}
+
+/* ---- all ---- */
+
+void xg_explain(const struct xg_forwarder *given, struct xg_frame *frame,
+		enum xg_kernel_answer kernel, struct xg_explanation *out)
+{
+	int reason = xg_parse_frame(frame->data, frame->data + frame->len, &out->packet);
+	struct xg_forwarder asked = *given;
+	struct xg_receiver receiver;
+
+	if (kernel != XG_KERNEL_NOT_ASKED)	/* its word counts, and nothing is assumed */
+		asked.own_is_known = 0;
+	out->step_count = 0;
+	out->has_packet = out->is_tunnel = 0;
+	if (asked.receiver && xg_forward_is_tunnel(&asked, reason, &out->packet)) {
+		receiver = *asked.receiver;
+		receiver.knows_all = kernel == XG_KERNEL_KNOWS;
+		asked.receiver = &receiver;
+		explain_tunnel(&asked, frame, kernel, out);
+		return;
+	}
+	explain_plain(&asked, frame, reason, kernel, out);
 }

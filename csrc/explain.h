@@ -13,9 +13,29 @@
 #include "packet_parse.h"
 
 /* What was found; each belongs to one question. Python has the sentences (explanation.py), which
- * may name `value` and `bound`. Keep one entry a line. */
+ * may name `value`, `bound` and what Python makes of them. Keep one entry a line. */
 /* clang-format off */
 #define XG_STEPS(X) \
+	X(tunnel)		/* tunnel; format: its name, by value; sender: outer source */ \
+	X(tunnel_cut)		/* format; ends */ \
+	X(sender)		/* sender; value: host */ \
+	X(no_sender)		/* sender; ends */ \
+	X(cookie)		/* cookie */ \
+	X(cookie_no_room)	/* cookie */ \
+	X(wrong_cookie)		/* cookie; ends */ \
+	X(sound)		/* format */ \
+	X(unsound)		/* format; ends */ \
+	X(probe_to_group)	/* format; ends */ \
+	X(probe)		/* purpose; ends */ \
+	X(probe_malformed)	/* purpose; ends */ \
+	X(flooded)		/* purpose; value: host */ \
+	X(relayed)		/* purpose; value: host */ \
+	X(sent_here)		/* purpose; value: host */ \
+	X(inner_unread)		/* inner; ends */ \
+	X(inner_fragment)	/* inner; ends */ \
+	X(inner_error)		/* inner; value: IP protocol of the packet that is quoted */ \
+	X(inner_parsed)		/* inner; value: IP protocol, bound: bytes of the IP packet */ \
+	X(inner_no_service)	/* service; ends */ \
 	X(not_ip)		/* parse; ends */ \
 	X(truncated)		/* parse; ends */ \
 	X(bad_header)		/* parse; ends */ \
@@ -29,6 +49,7 @@
 	X(no_service)		/* service; ends */ \
 	X(service)		/* service; value: slot */ \
 	X(no_flags)		/* kind; ends */ \
+	X(flooded_syn)		/* kind: a SYN that nobody sent here as ours; ends */ \
 	X(opens)		/* kind: a SYN */ \
 	X(segment)		/* kind: any other TCP segment */ \
 	X(datagram)		/* kind: UDP */ \
@@ -40,6 +61,8 @@
 	X(kernel_assumed)	/* kernel: nobody was asked, taken as the table says; ends */ \
 	X(kernel_knows)		/* kernel; ends */ \
 	X(kernel_unknown)	/* kernel */ \
+	X(hop_before)		/* hop; ends */ \
+	X(first_hop)		/* hop */ \
 	X(id_other)		/* id; value: the host that it names */ \
 	X(id_here)		/* id; value: this host; ends */ \
 	X(id_no_way)		/* id; value: a host to which there is no way; ends */ \
@@ -52,7 +75,11 @@
 	X(fits)			/* size; value: bytes of the outer packet, bound: MTU; ends */ \
 	X(fragmented)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
 	X(too_big)		/* size; value: bytes of the outer packet, bound: MTU; ends */ \
-	X(no_headroom)		/* size; ends */
+	X(no_checksum)		/* size; ends */ \
+	X(no_headroom)		/* size; ends */ \
+	X(ecn_kept)		/* ecn; value: inner mark; ends */ \
+	X(ecn_changed)		/* ecn; value: new inner mark, bound: old one; ends */ \
+	X(ecn_lost)		/* ecn; ends */
 /* clang-format on */
 
 #define XG_ENUM_STEP(name) XG_STEP_##name,
@@ -62,9 +89,9 @@ enum xg_step_code {
 	XG_STEP_CODES
 };
 
-/* One answer to each of parse, service, kind, table, kernel or id, headers to the owner and to the
- * flood group, size. */
-#define XG_STEPS_MAX 8
+/* One answer to each of tunnel, sender, cookie, format, purpose, inner, service, kind, table,
+ * kernel, hop, headers to the flood group, size: the longest way. */
+#define XG_STEPS_MAX 13
 
 enum xg_kernel_answer {
 	XG_KERNEL_NOT_ASKED,
@@ -79,7 +106,10 @@ struct xg_step {
 };
 
 struct xg_explanation {
-	struct xg_packet packet;	/* if step 0 is XG_STEP_parsed, or XG_STEP_icmp_error */
+	struct xg_packet packet;	/* the one inside, of a tunnel packet; if `has_packet` */
+	uint32_t sender_be[4];		/* of a tunnel packet: its outer source */
+	uint8_t has_packet;		/* `packet` was read: its own ports, or those it quotes */
+	uint8_t is_tunnel;
 	struct xg_step steps[XG_STEPS_MAX];
 	uint32_t step_count;
 };

@@ -13,6 +13,7 @@
 #include "forward_pieces.h"
 #include "note.h"
 #include "odd_packets.h"
+#include "receive.h"
 #include "too_big.h"
 
 #define KEY_WORDS_V4 1
@@ -76,11 +77,13 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 	lookup->frame_of[lookup->count++] = frame;
 }
 
-static int is_tunnel(const struct xg_forwarder *forwarder, const struct xg_packet *packet)
+int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
+			 const struct xg_packet *packet)
 {
-	return forwarder->tunnel_port_be != 0 &&
-	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation) &&
-	       xg_same_address(packet->destination_be, forwarder->address_be);
+	return (reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
+	       forwarder->tunnel_port_be != 0 &&
+	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation,
+			    forwarder->address_be, forwarder->flood_group_be);
 }
 
 /* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */
@@ -114,16 +117,6 @@ static void parse_odd(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	}
 }
 
-static int is_noted(const struct xg_frame *frame)
-{
-	struct xg_note note;
-
-	if (frame->len < sizeof(note))
-		return 0;
-	memcpy(&note, frame->data, sizeof(note));
-	return note.ethertype_be == XG_BE16(XG_NOTE_ETHERTYPE);
-}
-
 static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
 		      struct burst *burst)
 {
@@ -137,8 +130,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 		burst->kind[i] = NOTED;
 		return;
 	}
-	if ((reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
-	    is_tunnel(forwarder, packet)) {
+	if (xg_forward_is_tunnel(forwarder, reason, packet)) {
 		burst->kind[i] = OF_TUNNEL;
 		return;
 	}
@@ -256,6 +248,21 @@ static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct x
 		return XG_COUNT_misdirected_dropped;
 	return flood(forwarder, frame, &inner, XG_MARK_FLOOD | XG_MARK_HOP,
 		     XG_COUNT_misdirected_flooded);
+}
+
+/* A tunnel packet: misdirected, as the XDP program found, or nobody has opened it yet. */
+static uint32_t take_tunnel(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+			    const struct xg_packet *outer)
+{
+	int ending = XG_RECEIVE_MISDIRECTED;
+
+	if (forwarder->receiver)
+		ending = xg_receive(forwarder, frame, outer);
+	if (ending != XG_RECEIVE_MISDIRECTED)
+		return (uint32_t)ending;
+	if (forwarder->receiver && !xg_forward_floods(forwarder))
+		return XG_COUNT_misdirected_dropped;
+	return flood_misdirected(forwarder, frame, outer);
 }
 
 static uint32_t flood_miss(const struct xg_forwarder *forwarder, struct xg_frame *frame,
@@ -427,8 +434,8 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 			frames[i].ending = act_on_error(forwarder, &frames[i], &burst.packets[i],
 							burst.metas[i]);
 		else if (burst.kind[i] == OF_TUNNEL)
-			frames[i].ending = flood_misdirected(forwarder, &frames[i],
-							     &burst.packets[i]);
+			frames[i].ending = take_tunnel(forwarder, &frames[i],
+						       &burst.packets[i]);
 		else if (burst.kind[i] == NOTED)
 			frames[i].ending = act_on_note(forwarder, &frames[i], &burst.packets[i]);
 		forwarder->spare_frames -= frames[i].pieces;

@@ -4,8 +4,8 @@
  *
  * Takes the decisions of decide.h for packets of which the kernel knows nothing: that is what
  * the XDP program hands on. It also floods a tunnel packet that came to the wrong host, which
- * the XDP program has checked. One forwarder a thread; tables, owners, templates and flood list
- * may be written by another thread meanwhile.
+ * the XDP program, or the receiver (receive.h), has checked. One forwarder a thread; tables,
+ * owners, templates and flood list may be written by another thread meanwhile.
  */
 #ifndef XG_FORWARD_H
 #define XG_FORWARD_H
@@ -51,6 +51,8 @@ struct xg_flood {
 	uint16_t to[XG_FLOOD_COPIES];	/* template indices */
 };
 
+struct xg_receiver;
+
 struct xg_forwarder {
 	const struct xg_session_table *table4;
 	const struct xg_session_table *table6;
@@ -60,6 +62,7 @@ struct xg_forwarder {
 	uint16_t host;
 	uint16_t tunnel_port_be;		/* 0: knows no tunnel packets */
 	uint32_t address_be[4];			/* of this host: IPv6, or v4-mapped */
+	uint32_t flood_group_be[4];		/* asked for by a receiver only; 0: there is none */
 	uint8_t encapsulation;			/* enum xg_encapsulation, of the whole POP */
 	const struct xg_flood *flood;
 	const struct xg_quic_lb *quic;		/* XG_QUIC_LAYOUTS of them, or NULL: none */
@@ -70,6 +73,7 @@ struct xg_forwarder {
 	uint32_t can_fragment;			/* what is too big and has no DF */
 	uint32_t spare_frames;			/* that fragments may take, before each burst */
 	uint32_t own_is_known;			/* without a kernel to ask: own entries are right */
+	const struct xg_receiver *receiver;	/* opens tunnel packets; NULL: that was done */
 	uint64_t *counters;			/* XG_COUNTERS of them, written by this thread */
 	struct xg_answer_budget answers;	/* ICMP errors about what is too big */
 };
@@ -91,6 +95,10 @@ int xg_forward_piece(struct xg_forwarder *forwarder, struct xg_frame *frame,
 int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    struct xg_frame *copy);
 
+/* Whether a frame, for which the parser said `reason`, is a tunnel packet for this host. */
+int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
+			 const struct xg_packet *packet);
+
 /* The two first questions of a parsed packet, for those who explain its way: the service that it
  * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
@@ -105,6 +113,14 @@ int xg_forward_quic_owner(const struct xg_forwarder *forwarder, const struct xg_
 
 /* The template to that host, if it is another one and active, or XG_NO_TEMPLATE. */
 uint16_t xg_forward_quic_template(const struct xg_forwarder *forwarder, int owner);
+
+/* Whether there is anybody to flood to. */
+static inline int xg_forward_floods(const struct xg_forwarder *forwarder)
+{
+	const struct xg_flood *list = forwarder->flood;
+
+	return list && (list->group != XG_NO_TEMPLATE || list->copies > 0);
+}
 
 /* The headers at a place of the templates, or NULL: outside, empty or broken. */
 static inline const struct xg_template *

@@ -8,10 +8,23 @@
 #define XG_FORWARD_PIECES_H
 
 #include <errno.h>
+#include <string.h>
 
 #include "forward.h"
 #include "fragmenting.h"
+#include "note.h"
 #include "too_big.h"
+
+/* Whether the XDP program asks for it. */
+static inline int is_noted(const struct xg_frame *frame)
+{
+	struct xg_note note;
+
+	if (frame->len < sizeof(note))
+		return 0;
+	memcpy(&note, frame->data, sizeof(note));
+	return note.ethertype_be == XG_BE16(XG_NOTE_ETHERTYPE);
+}
 
 /* Fragments that the packet at l3 may be sent in; 0: it may not. */
 static inline uint32_t allowed_pieces(const struct xg_forwarder *forwarder, const uint8_t *l3,

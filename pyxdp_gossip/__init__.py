@@ -3,6 +3,7 @@
 
 from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
 from pyxdp_gossip.config import Config
+from pyxdp_gossip.dataplane_settings import PeerCookies
 from pyxdp_gossip.errors import (
     ConfigError,
     DuplicateHostError,
@@ -29,6 +30,7 @@ from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
 from pyxdp_gossip.templates import HeaderTemplate, TemplateOffsets
+from pyxdp_gossip.tunnel_receiver import TunnelReceiver
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket, XskStatistics
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Node",
     "NodeEvent",
     "OwnerStates",
+    "PeerCookies",
     "PeerError",
     "QuicLb",
     "Service",
@@ -65,6 +68,7 @@ __all__ = [
     "Step",
     "Synced",
     "TemplateOffsets",
+    "TunnelReceiver",
     "Umem",
     "UnknownService",
     "XskProgram",

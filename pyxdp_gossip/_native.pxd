@@ -240,6 +240,7 @@ cdef extern from "forward.h" nogil:
     struct xg_answer_budget:
         u64 interval_ns
         u64 full_at_ns
+    struct xg_receiver
     struct xg_forwarder:
         const xg_session_table *table4
         const xg_session_table *table6
@@ -249,6 +250,7 @@ cdef extern from "forward.h" nogil:
         u16 host
         u16 tunnel_port_be
         u32 address_be[4]
+        u32 flood_group_be[4]
         u8 encapsulation
         const xg_flood *flood
         const xg_quic_lb *quic
@@ -259,11 +261,21 @@ cdef extern from "forward.h" nogil:
         u32 can_fragment
         u32 spare_frames
         u32 own_is_known
+        const xg_receiver *receiver
         u64 *counters
         xg_answer_budget answers
     int xg_forward_burst(xg_forwarder *forwarder, xg_frame *frames, u32 count) noexcept
     int xg_forward_piece(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
     int xg_forward_copy(xg_forwarder *forwarder, xg_frame *frame, xg_frame *copy) noexcept
+
+
+cdef extern from "receive.h" nogil:
+    struct xg_sender:
+        pass
+    struct xg_receiver:
+        const xg_sender *senders
+        u32 sender_count
+        u8 mac[6]
 
 
 cdef extern from "reconcile.h" nogil:

@@ -20,6 +20,7 @@ from pyxdp_gossip._native_loop import FloodList as FloodList
 from pyxdp_gossip._native_loop import XskLoop as XskLoop
 from pyxdp_gossip._native_loop import give_up_queues as give_up_queues
 from pyxdp_gossip._native_loop import sum_counters as sum_counters
+from pyxdp_gossip.tunnel_receiver import TunnelReceiver
 
 ABSENT: int
 """In `find_burst`: no valid entry."""
@@ -416,6 +417,8 @@ class Forwarder:
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
         can_fragment: what is too big for its path and has no DF is sent in fragments, as by a
             loop; else its sender is told, as by the XDP program alone.
+        receiver: a `TunnelReceiver`, which opens tunnel packets for this host; None: they are
+            packets as any others.
     """
 
     def __init__(
@@ -430,6 +433,7 @@ class Forwarder:
         own_is_known: bool = False,
         quic: Buffer | None = None,
         can_fragment: bool = True,
+        receiver: TunnelReceiver | None = None,
     ) -> None: ...
     def forward(self, frames: list[bytes]) -> list[tuple[str, bytes]]:
         """Handles at most 64 frames.
@@ -463,7 +467,12 @@ def step_names() -> tuple[str, ...]: ...
 def explain_steps(
     forwarder: Forwarder, frame: Buffer, kernel_knows: bool | None = None
 ) -> tuple[
-    str, bytes, tuple[bytes, int, bytes, int, int, int] | None, list[tuple[str, int, int]]
+    str,
+    bytes,
+    tuple[bytes, int, bytes, int, int, int] | None,
+    list[tuple[str, int, int]],
+    bytes | None,
+    bytes,
 ]: ...
 def apply_template(template: Buffer, frame: Buffer, mark: int = 0) -> bytes: ...
 

@@ -32,8 +32,6 @@ cdef extern from "header_template.h" nogil:
 cdef extern from "explain.h" nogil:
     enum:
         XG_STEPS_MAX
-        XG_STEP_parsed
-        XG_STEP_icmp_error
 
     enum xg_kernel_answer:
         XG_KERNEL_NOT_ASKED
@@ -49,6 +47,9 @@ cdef extern from "explain.h" nogil:
         xg_packet packet
         xg_step steps[XG_STEPS_MAX]
         u32 step_count
+        u32 sender_be[4]
+        u8 has_packet
+        u8 is_tunnel
 
     void xg_explain(const xg_forwarder *forwarder, xg_frame *frame, xg_kernel_answer kernel,
                     xg_explanation *explanation) noexcept
@@ -93,14 +94,17 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
         kernel_knows: whether this host's kernel knows the session; None: nobody was asked.
 
     Returns:
-        (ending, frame as it leaves, packet, steps). The packet is None if it cannot be read, else
-        (client, client port, VIP, port, IP protocol, TCP flags), of an ICMP error those of the
-        session that it quotes; a step is (name, value, bound).
+        (ending, frame as it leaves, packet, steps, sender, question). The packet, of a tunnel
+        packet the one inside, is None if it cannot be read, else (client, client port, VIP, port,
+        IP protocol, TCP flags), of an ICMP error those of the session that it quotes; a step is
+        (name, value, bound). The sender is a tunnel packet's outer source, (16,) bytes, or None;
+        the question, what the kernel must be asked about: the frame, or what is in its tunnel.
     """
     cdef xg_kernel_answer answer = XG_KERNEL_NOT_ASKED
     cdef xg_explanation found
     cdef xg_frame one
-    cdef bytearray room = bytearray(128) + bytes(frame)
+    cdef bytes given = bytes(frame)
+    cdef bytearray room = bytearray(128) + given
     cdef u8 *data = room
     if kernel_knows is not None:
         answer = XG_KERNEL_KNOWS if kernel_knows else XG_KERNEL_UNKNOWN
@@ -113,14 +117,21 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     return (
         xg_counter_names[one.ending].name.decode(),
         bytes(frame) if one.pieces else <bytes>one.data[:one.len],
-        parsed_fields(&found.packet)
-        if found.steps[0].code in (XG_STEP_parsed, XG_STEP_icmp_error) else None,
+        parsed_fields(&found.packet) if found.has_packet else None,
         [
             (xg_step_names[found.steps[index].code].decode(), found.steps[index].value,
              found.steps[index].bound)
             for index in range(found.step_count)
         ],
+        PyBytes_FromStringAndSize(<const char *>found.sender_be, 16) if found.is_tunnel else None,
+        framed(given[found.packet.l3_offset:], found.packet.family)
+        if found.is_tunnel and found.has_packet else given,
     )
+
+
+cdef bytes framed(bytes packet, u8 family):
+    """An IP packet behind an Ethernet header from nobody to nobody."""
+    return bytes(12) + (b"\x08\x00" if family == 4 else b"\x86\xdd") + packet
 
 
 def apply_template(template not None, frame not None, u8 mark=0):

@@ -133,20 +133,25 @@ cdef class Forwarder:
         quic: (8 * 184,) bytes of `struct xg_quic_lb`, or None; kept, read at each burst.
         can_fragment: what is too big for its path and has no DF is sent in fragments, as by a
             loop; else its sender is told, as by the XDP program alone.
+        receiver: a `TunnelReceiver`, which opens tunnel packets for this host; None: they are
+            packets as any others.
     """
 
     cdef xg_forwarder _forwarder
+    cdef xg_receiver _receiver
     cdef xg_flood _flood
     cdef u64 _counters[XG_COUNTERS]
     cdef object _keep
     cdef const u8[::1] _templates
     cdef const u8[::1] _services
     cdef const u8[::1] _quic
+    cdef const u8[::1] _senders
 
     def __cinit__(self, u16 host, SessionTable table4 not None, SessionTable table6 not None,
                   OwnerStates owners not None, const u8[::1] templates not None,
                   const u8[::1] services not None, flood_template=None,
-                  bint own_is_known=False, const u8[::1] quic=None, bint can_fragment=True):
+                  bint own_is_known=False, const u8[::1] quic=None, bint can_fragment=True,
+                  receiver=None):
         if templates.shape[0] % sizeof(xg_template):
             raise ValueError(f"templates are {templates.shape[0]} bytes, no multiple of 128")
         if quic is not None:
@@ -169,6 +174,30 @@ cdef class Forwarder:
         self._forwarder.counters = self._counters
         self._forwarder.own_is_known = own_is_known
         self._forwarder.can_fragment = can_fragment
+        if receiver is not None:
+            self._receive(receiver)
+
+    cdef _receive(self, receiver):
+        """Opens tunnel packets from now on."""
+        cdef const u8[::1] address = octets(receiver.address)
+        cdef const u8[::1] group = octets(receiver.flood_group)
+        cdef const u8[::1] mac = octets(receiver.mac)
+        cdef const u8[::1] senders = octets(receiver.senders)
+        need("address", address.shape[0], 16)
+        need("flood_group", group.shape[0], 16)
+        need("mac", mac.shape[0], 6)
+        if senders.shape[0] % sizeof(xg_sender):
+            raise ValueError(f"senders are {senders.shape[0]} bytes, no multiple of 64")
+        memcpy(self._forwarder.address_be, &address[0], 16)
+        memcpy(self._forwarder.flood_group_be, &group[0], 16)
+        memcpy(self._receiver.mac, &mac[0], 6)
+        self._senders = senders
+        if senders.shape[0]:
+            self._receiver.senders = <const xg_sender *>&senders[0]
+        self._receiver.sender_count = senders.shape[0] // sizeof(xg_sender)
+        self._forwarder.tunnel_port_be = network16(u16_of("tunnel port", receiver.port))
+        self._forwarder.encapsulation = receiver.encapsulation
+        self._forwarder.receiver = &self._receiver
 
     def forward(self, list frames not None):
         """Handles at most 64 frames.

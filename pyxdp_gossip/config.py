@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pyxdp_gossip import config_dataplane, config_quic
-from pyxdp_gossip.config_dataplane import UNMARKED, DataplaneConfig
+from pyxdp_gossip.config_dataplane import DataplaneConfig
 from pyxdp_gossip.config_table import TableReader
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.key_file import Key, parse_keys
 from pyxdp_gossip.quic_lb import QuicLb
@@ -282,7 +283,7 @@ class Config:
         if gossip.members and dataplane.plane == "xdp":
             what = '"xsk" where [gossip] lists members: an XDP program cannot copy a packet'
             raise plane.error("plane", dataplane.plane, what)
-        if gossip.members and dataplane.encapsulation in UNMARKED:
+        if gossip.members and not ENCAPSULATIONS[dataplane.encapsulation].is_marked:
             what = '"gue" or "geneve" where [gossip] lists members: a flood must say that it is one'
             raise plane.error("encapsulation", dataplane.encapsulation, what)
         return cls(

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from pyxdp_gossip.config_table import TableReader
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS, VNI_MAX
 
 MSS_MIN, MSS_MAX = 536, 32767  # RFC 9293: what all must take; the kernel's MAX_TCP_WINDOW
-TUNNEL_PORTS = {"gue": 6080, "geneve": 6081, "vxlan": 4789, "ipip": 6080}
-"""UDP ports by encapsulation, as IANA has them; IP-in-IP uses GUE's for its probes."""
-UNMARKED = ("vxlan", "ipip")  # no room to say that a packet is a flood: the group's address must
-VNI_MAX = (1 << 24) - 1
 CPU_MAX = 8191  # the kernel's own limit, CONFIG_NR_CPUS
 CPUS_MOST = 128  # XG_QUEUES: more queues have no loop
 DEFAULT_PINS = "/sys/fs/bpf/pyxdp-gossip"
@@ -64,7 +61,7 @@ def read(table: TableReader, host_id: int) -> DataplaneConfig:
     """
     cgroup = table.text("cgroup", optional=True)
     pins = table.text("pins", optional=True)
-    encapsulation = table.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
+    encapsulation = table.choice("encapsulation", tuple(ENCAPSULATIONS), "gue")
     plane = table.choice("plane", ("xsk", "xdp"), "xsk")
     for key in ("cpus", "busy_poll"):
         if plane == "xdp" and table.has(key):
@@ -72,7 +69,7 @@ def read(table: TableReader, host_id: int) -> DataplaneConfig:
     return DataplaneConfig(
         plane=plane,
         mode=table.choice("mode", ("auto", "zero-copy", "copy", "native", "skb"), "auto"),
-        tunnel_port=table.integer("tunnel_port", 1, 65535, TUNNEL_PORTS[encapsulation]),
+        tunnel_port=table.integer("tunnel_port", 1, 65535, ENCAPSULATIONS[encapsulation].port),
         cgroup=None if cgroup is None else Path(cgroup),
         pins=Path(pins if pins is not None else f"{DEFAULT_PINS}/host-{host_id}"),
         flood_rate_pps=table.integer("flood_rate_pps", 1, 10_000_000, 50_000),

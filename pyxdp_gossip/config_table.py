@@ -142,6 +142,13 @@ class TableReader:
             raise self.error(key, value, "a text")
         return value
 
+    def texts(self, key: str, allowed: str) -> list[str]:
+        """A list of strings; none if the key is absent."""
+        value = self._data.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.error(key, value, allowed)
+        return value
+
     def interface(self, key: str) -> str:
         """A name that the kernel takes for a network device."""
         value = self._data.get(key)

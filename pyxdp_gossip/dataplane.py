@@ -47,6 +47,7 @@ from pyxdp_gossip.pins import (
     forget_others,
     remove_folder,
 )
+from pyxdp_gossip.receiver_maps import receiver_of
 from pyxdp_gossip.service_array import ARRAY_BYTES, write_layouts, write_services
 from pyxdp_gossip.session import Address, KernelView, Service, packed16
 from pyxdp_gossip.stats import NAMES, Statistics
@@ -284,9 +285,8 @@ class Dataplane:
     def _make_loop(self, number: int, socket: XskSocket, umem: Umem, driver_frames: int) -> XskLoop:
         settings, rings = self.settings, socket.addresses
         return XskLoop(
-            host=settings.host, table4=self.table4, table6=self.table6,
-            owners=self.owners, templates=self._templates,
-            services=self._services, quic=self._quic,
+            host=settings.host, table4=self.table4, table6=self.table6, owners=self.owners,
+            templates=self._templates, services=self._services, quic=self._quic,
             flood=self._flood, address=packed16(settings.address),
             encapsulation=ENCAPSULATIONS[settings.encapsulation].number,
             tunnel_port=settings.tunnel_port, too_big_rate_pps=settings.too_big_rate_pps,
@@ -474,10 +474,10 @@ class Dataplane:
 
     def forwarder(self) -> Forwarder:
         """The C forwarder over this host's live tables and templates; it asks no kernel."""
-        settings, tables = self.settings, (self.table4, self.table6)
-        return Forwarder(settings.host, *tables, self.owners, self._templates,
+        settings, receiver = self.settings, receiver_of(self._config, self._maps["peers"])
+        return Forwarder(settings.host, self.table4, self.table6, self.owners, self._templates,
                          pack_services(settings.by_slot), self._flood.first, quic=self._quic,
-                         can_fragment=settings.plane == "xsk")  # fmt: skip
+                         can_fragment=settings.plane == "xsk", receiver=receiver)  # fmt: skip
 
     def kernel_view(self, frame: bytes) -> KernelView:
         """Runs the kernel's view of one TCP or UDP frame, from Ethernet on: does a socket of

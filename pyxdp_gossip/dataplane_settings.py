@@ -203,6 +203,7 @@ class PackedConfig(NamedTuple):
         flood_group: None: there is none.
         flood_template: place in the array of templates, or NO_TEMPLATE.
         relays: places of the templates to those that may be asked to flood.
+        mac: (6,) bytes, this host's.
     """
 
     address: Address
@@ -211,11 +212,12 @@ class PackedConfig(NamedTuple):
     flood_template: int
     encapsulation: str
     relays: tuple[int, ...]
+    mac: bytes
 
 
 def unpack_config(config: bytes | bytearray | memoryview) -> PackedConfig:
     """Reads back what `pack_config` wrote of the tunnel."""
-    address, group, port, _, flood, _, number, *rest = CONFIG.unpack_from(config)[7:]
+    address, group, port, _, flood, mac, number, *rest = CONFIG.unpack_from(config)[7:]
     names = {form.number: name for name, form in ENCAPSULATIONS.items()}
     return PackedConfig(
         unpacked16(address),
@@ -224,4 +226,5 @@ def unpack_config(config: bytes | bytearray | memoryview) -> PackedConfig:
         flood,
         names.get(number, "gue"),
         tuple(rest[3 : 3 + rest[2]]),
+        mac,
     )

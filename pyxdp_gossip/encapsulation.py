@@ -47,26 +47,31 @@ class Encapsulation:
         number: of `enum xg_encapsulation` in csrc/encapsulation.h.
         shim_len: bytes between the outer IP header and the inner one.
         has_udp: it rides on UDP.
-        is_marked: it has room for marks and a cookie.
         payload_at: where it names the inner packet's protocol: bytes into the shim, or None if
             that is the outer IP header's own field.
         mark_at, cookie_at: bytes into the shim, or None.
+        port: of UDP, as IANA has it; IP-in-IP uses GUE's for its probes.
     """
 
     number: int
     shim_len: int
     has_udp: bool
-    is_marked: bool
     payload_at: int | None
     mark_at: int | None
     cookie_at: int | None
+    port: int
+
+    @property
+    def is_marked(self) -> bool:
+        """It has room for marks and a cookie."""
+        return self.mark_at is not None
 
 
 ENCAPSULATIONS: Final = {
-    "gue": Encapsulation(0, UDP_LEN + GUE_LEN, True, True, 9, 13, 16),
-    "geneve": Encapsulation(1, UDP_LEN + GENEVE_LEN + ETH_LEN, True, True, 44, 21, 24),
-    "vxlan": Encapsulation(2, UDP_LEN + VXLAN_LEN + ETH_LEN, True, False, 28, None, None),
-    "ipip": Encapsulation(3, 0, False, False, None, None, None),
+    "gue": Encapsulation(0, UDP_LEN + GUE_LEN, True, 9, 13, 16, 6080),
+    "geneve": Encapsulation(1, UDP_LEN + GENEVE_LEN + ETH_LEN, True, 44, 21, 24, 6081),
+    "vxlan": Encapsulation(2, UDP_LEN + VXLAN_LEN + ETH_LEN, True, 28, None, None, 4789),
+    "ipip": Encapsulation(3, 0, False, None, None, None, 6080),
 }
 """By the names of the configuration."""
 

@@ -13,6 +13,7 @@ from pyxdp_gossip.explanation import Explanation
 from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Service, Session, packed16
 from pyxdp_gossip.templates import HeaderTemplate
+from pyxdp_gossip.tunnel_receiver import TunnelReceiver
 
 HOST_MAX: Final = 65000  # XG_HOST_MAX
 SLOT_MAX: Final = 65534
@@ -60,6 +61,7 @@ class Forwarder(_native.Forwarder):
             them.
         quic: of `pack_layouts`, the layouts of the QUIC services' connection ids; None: no id
             names anybody.
+        receiver: opens tunnel packets for this host; None: they are packets as any others.
 
     Raises:
         ValueError: a buffer holds half a struct.
@@ -82,6 +84,7 @@ class Forwarder(_native.Forwarder):
         flood: HeaderTemplate | None = None,
         own_is_known: bool = False,
         quic: Iterable[QuicLb] = (),
+        receiver: TunnelReceiver | None = None,
     ) -> Self:
         """Makes a forwarder, and writes into `owners` which template leads to which host.
 
@@ -95,6 +98,7 @@ class Forwarder(_native.Forwarder):
             own_is_known: sessions that the tables give this host are passed, as if its kernel
                 knew them.
             quic: layouts of the connection ids of services that have `quic`.
+            receiver: opens tunnel packets for this host; None: they are packets as any others.
 
         Raises:
             ValueError: a host id, slot or template is out of range.
@@ -109,7 +113,7 @@ class Forwarder(_native.Forwarder):
         flood_index = None if flood is None else len(templates)
         return cls(
             host, table4, table6, owners, packed, pack_services(services), flood_index,
-            own_is_known, pack_layouts(quic),
+            own_is_known, pack_layouts(quic), receiver=receiver,
         )  # fmt: skip
 
     def explain(self, frame: bytes, *, kernel_knows: bool | None = None) -> Explanation:

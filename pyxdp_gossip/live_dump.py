@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
+from operator import itemgetter
 from struct import Struct
 from typing import Any, Final
 
 from pyxdp_gossip._native import UNOWNED
-from pyxdp_gossip.dataplane_settings import NO_TEMPLATE
+from pyxdp_gossip.dataplane_settings import NO_TEMPLATE, PeerCookies
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.explanation import PROTOCOLS
 from pyxdp_gossip.forwarder import SERVICE
 from pyxdp_gossip.live_snapshot import LiveSnapshot
@@ -27,11 +29,14 @@ def state_of(live: LiveSnapshot, sessions_max: int) -> dict[str, Any]:
     services = dict(_services(live.services))
     mac = bytes(6)
     peers = []
-    for host, address in sorted(live.peers.items()):
+    for host, (address, cookies) in sorted(live.peers.items(), key=itemgetter(0)):
         if not live.owners.is_active(host):
             continue
         headers = _headers(live, live.owners.state(host)[2])
-        peers.append({"id": host, "address": str(address)} | _way(headers))
+        peer = {"id": host, "address": str(address)} | _way(headers)
+        if ENCAPSULATIONS[live.config.encapsulation].is_marked:
+            peer |= _accepted(cookies)
+        peers.append(peer)
         mac = headers.header[6:12] if headers else mac
     config = live.config
     tunnel: dict[str, Any] = {"port": config.tunnel_port, "encapsulation": config.encapsulation}
@@ -71,6 +76,14 @@ def _cookie(headers: HeaderTemplate, key: str = "cookie") -> dict[str, str]:
     """What the headers carry, if their format has room for it."""
     at = headers.offsets.cookie
     return {} if at is None else {key: headers.header[at : at + 8].hex()}
+
+
+def _accepted(cookies: PeerCookies) -> dict[str, list[str]]:
+    """What a [[peer]]'s tunnel packets carry."""
+    return {
+        "cookies_here": [cookies.unicast.hex(), cookies.unicast_old.hex()],
+        "cookies_flood": [cookies.flood.hex(), cookies.flood_old.hex()],
+    }
 
 
 def _way(headers: HeaderTemplate | None) -> dict[str, Any]:

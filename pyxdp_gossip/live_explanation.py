@@ -8,24 +8,16 @@ from pyxdp_gossip.explanation import Explanation, explain
 
 
 def explain_on_host(dataplane: Dataplane, frame: bytes) -> Explanation:
-    """What this host's XDP program does with a frame from the router, the floods' budgets apart.
+    """What this host's XDP program does with a frame, the floods' budgets apart.
 
     The kernel is asked only if its answer counts, by a test run of the host's own BPF program:
     nothing is counted, sent or told.
 
     Raises:
-        ValueError: the frame is a tunnel packet for this host.
         HostError: the kernel refused the test run.
     """
     forwarder = dataplane.forwarder()
     found = explain(frame, forwarder)
-    to, settings = found.session, dataplane.settings
-    if (
-        to is not None
-        and (to.protocol, to.port) == ("udp", settings.tunnel_port)
-        and to.vip in (settings.address, settings.flood_group)
-    ):
-        raise ValueError("a tunnel packet of another host: explain the packet inside it")
     if found.asks_kernel:
-        return explain(frame, forwarder, kernel_knows=dataplane.kernel_knows(frame))
+        return explain(frame, forwarder, kernel_knows=dataplane.kernel_knows(found.question))
     return found

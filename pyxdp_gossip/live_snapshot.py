@@ -25,17 +25,18 @@ from pyxdp_gossip._native import (
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.dataplane_settings import (
     NO_TEMPLATE,
-    PEER,
     VIEWS,
     PackedConfig,
+    PeerCookies,
     unpack_config,
 )
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.explanation import Explanation, explain
 from pyxdp_gossip.forwarder import SERVICE, Forwarder
 from pyxdp_gossip.pins import STAMP, STAMP_SHAPE, MapPins, Stamp
+from pyxdp_gossip.receiver_maps import receiver_of
 from pyxdp_gossip.service_array import ARRAY_BYTES
-from pyxdp_gossip.session import Address, KernelView, Session, unpacked16
+from pyxdp_gossip.session import Address, KernelView
 
 PROTOCOL_AT: Final = 18  # of struct xg_service
 USED_AT: Final = 19
@@ -52,7 +53,7 @@ class LiveSnapshot:
         services: (n * 24,) bytes of `struct xg_service`, by slot.
         templates: (n * 128,) bytes of `struct xg_template`; `flood` is one's place.
         tables: family to its session table, and the memory in which that lies.
-        peers: the other hosts whose tunnel packets are taken.
+        peers: the other hosts whose tunnel packets are taken, and the cookies of those.
     """
 
     host: int
@@ -63,7 +64,7 @@ class LiveSnapshot:
     templates: bytes
     flood: int | None
     tables: Mapping[int, tuple[SessionTable, bytearray]]
-    peers: Mapping[int, Address]
+    peers: Mapping[int, tuple[Address, PeerCookies]]
     _question_fd: int
     _ifindex: int
 
@@ -76,14 +77,9 @@ class LiveSnapshot:
         found = explain(frame, self.forwarder)
         if not found.asks_kernel:
             return found
-        run = bpf_object.run_program(self._question_fd, frame, ifindex=self._ifindex)
+        run = bpf_object.run_program(self._question_fd, found.question, ifindex=self._ifindex)
         view = VIEWS.get(run.action, KernelView.IN_DOUBT)
         return explain(frame, self.forwarder, kernel_knows=view >= KernelView.HALF)
-
-    def is_tunnel(self, found: Session) -> bool:
-        """Whether a packet of these addresses and ports is a tunnel packet for this host."""
-        to_us = found.vip in (self.config.address, self.config.flood_group)
-        return to_us and (found.protocol, found.port) == ("udp", self.config.tunnel_port)
 
 
 def is_live(pins: Path) -> bool:
@@ -118,7 +114,8 @@ def _read(pins: Path, stack: ExitStack) -> LiveSnapshot:
     sizes = {"sessions4": stamp.buckets4 + 1, "sessions6": stamp.buckets6 + 1}
     program = BpfObject("redirect", max_entries=sizes, adopted=maps)
     stack.callback(program.close)
-    config = unpack_config(_copy(maps["config"]))
+    packed = _copy(maps["config"])
+    config, receiver = unpack_config(packed), receiver_of(packed, maps["peers"])
     flood: int | None = config.flood_template
     if flood == NO_TEMPLATE:
         flood = next(iter(config.relays), None)
@@ -142,23 +139,17 @@ def _read(pins: Path, stack: ExitStack) -> LiveSnapshot:
             services,
             flood,
             quic=bytes(_copy(maps["quic_lb"])[: QUIC_LAYOUTS * QUIC_LAYOUT_BYTES]),
+            receiver=receiver,
         ),
         services=services,
         owners=owners,
         templates=templates,
         flood=flood,
         tables={family: (tables[family], memory[family]) for family in (4, 6)},
-        peers=dict(_peers(maps["peers"])),
+        peers=receiver.peers(),
         _question_fd=program.program_fd("xg_question"),
         _ifindex=link.ifindex,
     )
-
-
-def _peers(peers: BpfMap) -> Iterator[tuple[int, Address]]:
-    for key in peers.each_key():
-        value = peers.lookup(key)
-        if value:
-            yield PEER.unpack(value)[0], unpacked16(key)
 
 
 def _stamp(pins: Path) -> Stamp:

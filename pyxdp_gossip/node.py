@@ -207,16 +207,15 @@ class Node:
         return self._call(lambda agent: agent.report())
 
     def explain(self, frame: bytes) -> Explanation:
-        """What this host does with a packet from the router, and why. Counts and sends nothing.
+        """What this host does with a packet, and why. Counts and sends nothing.
 
         By the live tables, the same C code as forwards, and the kernel's sockets where they
         count (a test run of the host's BPF program). Only the floods' budgets are left out.
 
         Args:
-            frame: bytes from the Ethernet header on.
+            frame: bytes from the Ethernet header on; of the router, or a tunnel packet.
 
         Raises:
-            ValueError: the frame is a tunnel packet: explain what is inside.
             HostError: the kernel refused the question.
             RuntimeError: the node is not running.
         """

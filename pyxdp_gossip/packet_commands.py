@@ -33,7 +33,6 @@ from pyxdp_gossip.pop_state import (
     state_of_config,
 )
 from pyxdp_gossip.replay import BURST, Outcome, Replay, replay
-from pyxdp_gossip.session import Session
 
 FRAME_MAX: Final = 65535 + 22  # the longest IP packet, Ethernet and two VLAN tags
 TEXT_MAX: Final = 1 << 20  # of standard input
@@ -171,31 +170,10 @@ def explainer(
         pins = Config.load(config).dataplane.pins
         if is_live(pins):
             with live_snapshot(pins) as live:
-                yield f"the live tables of host {live.host}", refusing_tunnels(live)
+                yield f"the live tables of host {live.host}", live.explain
             return
-    pop, forwarder = read_pop(config, state, sessions, no_sockets)
-    judge = refusing_tunnels(Judge(pop, forwarder))
-    yield f"{state or config}, without a kernel", judge
-
-
-class Judge:
-    """A POP of files, in the shape of a live one."""
-
-    def __init__(self, pop: PopState, forwarder: Forwarder) -> None:
-        self.explain = forwarder.explain
-        self.is_tunnel: Callable[[Session], bool] = pop.is_tunnel
-
-
-def refusing_tunnels(judge: Any) -> Callable[[bytes], Explanation]:
-    """Explains any frame but those that another host sent here through the tunnel."""
-
-    def explain_frame(frame: bytes) -> Explanation:
-        found: Explanation = judge.explain(frame)
-        if found.session is not None and judge.is_tunnel(found.session):
-            raise ConfigError("a tunnel packet of another host: explain the packet inside it")
-        return found
-
-    return explain_frame
+    _, forwarder = read_pop(config, state, sessions, no_sockets)
+    yield f"{state or config}, without a kernel", forwarder.explain
 
 
 def explanation_dict(found: Explanation) -> dict[str, Any]:
@@ -207,6 +185,7 @@ def explanation_dict(found: Explanation) -> dict[str, Any]:
         "session": None if found.session is None else str(found.session),
         "tcp_flags": found.tcp_flags,
         "owner": found.owner,
+        "sender": None if found.sender is None else str(found.sender),
         "steps": [
             {
                 "name": step.name,
@@ -268,10 +247,10 @@ def replay_command(
 ) -> None:
     """A capture through the data path, without privileges.
 
-    IN is a pcap or pcapng file, or `-`. Each frame is taken as one from the router, and this
-    host's kernel as knowing the sessions that the host owns, and no other. OUT gets what is
-    passed, as it came, and what is sent, with its outer headers, in order; dropped frames are
-    absent.
+    IN is a pcap or pcapng file, or `-`. Each frame is taken as one that arrives here, from the
+    router or through the tunnel, and this host's kernel as knowing the sessions that the host
+    owns, and no other. OUT gets what is passed, as it came or stripped of its outer headers, and
+    what is sent, with its outer headers, in order; dropped frames are absent.
     """
     refuse_same_file(capture, out, sent, json_path)
     pop, forwarder = read_pop(config, state, sessions, no_sockets)
@@ -335,10 +314,5 @@ def show(total: Replay, sent_to: dict[str, int], capture: Path) -> None:
         click.echo(f"{count} sent to {name}")
     if total.cut:
         click.echo(f"{total.cut} were cut by the capture's snap length: capture with `-s 0`.")
-    if total.tunnelled:
-        click.echo(
-            f"{total.tunnelled} were tunnel packets for this host, which are not opened here: "
-            "they count as passed_no_service."
-        )
     if total.damage:
         click.echo(f"{capture}: read up to frame {total.frames}: {total.damage}", err=True)

@@ -22,9 +22,9 @@ from pyxdp_gossip.config import (
     SERVICES_MAX,
     Config,
 )
-from pyxdp_gossip.config_dataplane import TUNNEL_PORTS, VNI_MAX
 from pyxdp_gossip.config_table import TableReader
-from pyxdp_gossip.dataplane_settings import buckets_for
+from pyxdp_gossip.dataplane_settings import PeerCookies, buckets_for
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS, VNI_MAX
 from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.forwarder import Forwarder
 from pyxdp_gossip.gossip.sealing import INSECURE_SECRET, tunnel_cookie
@@ -37,12 +37,16 @@ from pyxdp_gossip.templates import (
     multicast_mac,
     overhead,
 )
+from pyxdp_gossip.tunnel_receiver import TunnelReceiver
 
 SESSIONS_MAX: Final = 1 << 21  # half a GiB while they are read
 FILE_MAX: Final = 1 << 29  # bytes
 NO_MAC: Final = bytes(6)
 UNOWNED_WORD: Final = "unowned"
 SESSION_KEYS: Final = ("client", "client_port", "vip", "port", "protocol", "owner")
+RECEIVED: Final = ("cookies_here", "cookies_flood")
+"""What a peer's tunnel packets carry, by unicast and to the group: of the present key and, if there
+is one, of the previous one."""
 KNOWN_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("host", "tunnel", "service", "peer", "session"),
     "host": ("id", "address", "mac"),
@@ -51,18 +55,19 @@ KNOWN_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
         *("encapsulation", "vni", "udp_checksum"),
     ),
     "service": ("vip", "port", "protocol"),
-    "peer": ("id", "address", "mac", "gateway_mac", "vlan", "mtu", "cookie"),
+    "peer": ("id", "address", "mac", "gateway_mac", "vlan", "mtu", "cookie", *RECEIVED),
 }
 """Every key of a state file; [[service]] and [[peer]] are as in the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another active host. `headers` None: there is no way to it."""
+    """Another active host. `headers` None: there is no way to it. `cookies`: of what it sends."""
 
     id: int
     address: Address
     headers: HeaderTemplate | None
+    cookies: PeerCookies
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ class PopState:
     Attributes:
         host: this host's id.
         address: this host's underlay address.
+        mac: (6,) bytes, this host's.
         flood_group: where floods go; None: there is no group.
         flood: the headers to the flood group; None: there is no group, and a miss goes to each
             peer by a copy of its own.
@@ -79,17 +85,22 @@ class PopState:
 
     host: int
     address: Address
+    mac: bytes
     tunnel_port: int
+    encapsulation: str
     services: tuple[Service, ...]
     peers: tuple[Peer, ...]
     flood_group: Address | None
     flood: HeaderTemplate | None
 
-    def is_tunnel(self, found: Session) -> bool:
-        """Whether a packet of these addresses and ports is a tunnel packet for this host."""
-        return (found.protocol, found.port) == ("udp", self.tunnel_port) and (
-            found.vip in (self.address, self.flood_group)
-        )
+    @property
+    def receiver(self) -> TunnelReceiver:
+        """What opens the tunnel packets of the peers."""
+        return TunnelReceiver.build(
+            address=self.address, flood_group=self.flood_group, port=self.tunnel_port,
+            mac=self.mac, encapsulation=self.encapsulation,
+            senders={peer.id: (peer.address, peer.cookies) for peer in self.peers},
+        )  # fmt: skip
 
     @property
     def flood_copies(self) -> tuple[HeaderTemplate, ...]:
@@ -138,7 +149,7 @@ class PopState:
         services = dict(enumerate(self.services))
         return Forwarder.build(
             self.host, services, tables[4], tables[6], owners, ways,
-            flood=flood, own_is_known=sockets,
+            flood=flood, own_is_known=sockets, receiver=self.receiver,
         )  # fmt: skip
 
 
@@ -165,11 +176,11 @@ def state_of_dict(data: Mapping[str, Any], label: str) -> PopState:
     top = TableReader(label, "", data, KNOWN_KEYS)
     host = top.table("host")
     tunnel = top.table("tunnel", optional=True)
-    encapsulation = tunnel.choice("encapsulation", tuple(TUNNEL_PORTS), "gue")
+    encapsulation = tunnel.choice("encapsulation", tuple(ENCAPSULATIONS), "gue")
     source = _Source(
         _address(host, "address"),
         host.mac("mac") or NO_MAC,
-        tunnel.integer("port", 1, 65535, TUNNEL_PORTS[encapsulation]),
+        tunnel.integer("port", 1, 65535, ENCAPSULATIONS[encapsulation].port),
         encapsulation,
         tunnel.integer("vni", 0, VNI_MAX, 0),
         tunnel.boolean("udp_checksum", True),
@@ -195,7 +206,9 @@ def state_of_dict(data: Mapping[str, Any], label: str) -> PopState:
         if not group.is_multicast:
             raise tunnel.error("flood_group", str(group), "a multicast address")
         flood = source.flood_headers(group, mtu, _cookie(tunnel, "flood_cookie"))
-    return PopState(own, source.address, source.port, services, peers, group, flood)
+    return PopState(
+        own, source.address, source.mac, source.port, encapsulation, services, peers, group, flood
+    )
 
 
 def state_of_config(config: Config, address: Address) -> PopState:
@@ -207,26 +220,35 @@ def state_of_config(config: Config, address: Address) -> PopState:
     Raises:
         ConfigError: the underlay is of two families.
     """
-    secret = config.gossip.keys[0].secret if config.gossip.keys else INSECURE_SECRET
+    secrets = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
     plane = config.dataplane
     source = _Source(
         address, NO_MAC, plane.tunnel_port, plane.encapsulation, plane.vni, plane.udp_checksum
     )
 
-    def cookie(destination: Address) -> bytes:
-        return tunnel_cookie(secret, packed16(address), packed16(destination))
+    def cookie(start: Address, end: Address | None, secret: bytes = secrets[0]) -> bytes:
+        return tunnel_cookie(secret, packed16(start), packed16(end) if end else bytes(16))
+
+    def accepted(peer: Address) -> PeerCookies:
+        group, old = config.gossip.flood_group, secrets[min(1, len(secrets) - 1)]
+        return PeerCookies(
+            cookie(peer, address), cookie(peer, group), cookie(address, peer),
+            cookie(peer, address, old), cookie(peer, group, old),
+        )  # fmt: skip
 
     peers = []
     for one in config.peers:
         to = source.same_family("[peer] address", one.address)
-        peers.append(Peer(one.id, to, source.headers(to, one.mac, source.mtu, cookie(to))))
+        headers = source.headers(to, one.mac, source.mtu, cookie(address, to))
+        peers.append(Peer(one.id, to, headers, accepted(to)))
     group = flood = None
     if config.gossip.flood_group is not None:
         group = source.same_family("[gossip] flood_group", config.gossip.flood_group)
-        flood = source.flood_headers(group, source.mtu, cookie(group))
+        flood = source.flood_headers(group, source.mtu, cookie(address, group))
     return PopState(
-        config.host.id, source.address, source.port, config.services, tuple(peers), group, flood
-    )
+        config.host.id, source.address, source.mac, source.port, plane.encapsulation,
+        config.services, tuple(peers), group, flood,
+    )  # fmt: skip
 
 
 def read_sessions(path: Path) -> Iterator[tuple[Session, int]]:
@@ -349,6 +371,18 @@ def _cookie(table: TableReader, key: str) -> bytes:
     return cookie
 
 
+def _cookies(table: TableReader, key: str) -> list[bytes]:
+    allowed = "a list of one or two cookies, each of 16 hexadecimal digits"
+    texts = table.texts(key, allowed)
+    try:
+        cookies = [bytes.fromhex(text) for text in texts]
+    except ValueError:
+        cookies = [b""]
+    if len(cookies) > 2 or any(len(cookie) != 8 for cookie in cookies):
+        raise table.error(key, texts, allowed)
+    return cookies or [bytes(8)]
+
+
 def _peer(table: TableReader, source: _Source, mtu: int) -> Peer:
     number = table.integer("id", 0, HOST_ID_MAX)
     address = source.underlay(table, "address")
@@ -360,7 +394,10 @@ def _peer(table: TableReader, source: _Source, mtu: int) -> Peer:
     mtu = table.integer("mtu", source.added, IP_LEN_MAX, mtu)
     cookie = _cookie(table, "cookie")
     headers = source.headers(address, mac, mtu, cookie, vlan=vlan) if mac else None
-    return Peer(number, address, headers)
+    here, flood = (_cookies(table, key) for key in RECEIVED)
+    return Peer(
+        number, address, headers, PeerCookies(here[0], flood[0], cookie, here[-1], flood[-1])
+    )
 
 
 def _listed() -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, NamedTuple, Protocol
@@ -14,10 +14,11 @@ from pyxdp_gossip.forwarder import Forwarder
 from pyxdp_gossip.pop_state import PopState
 from pyxdp_gossip.session import Address
 from pyxdp_gossip.stats import ENDINGS, SENTENCES
-from pyxdp_gossip.templates import MARK_FLOOD, HeaderTemplate
+from pyxdp_gossip.templates import MARK_FLOOD, MARK_HOP, HeaderTemplate
 
 BURST: Final = 64  # XG_BURST
-FLOODED: Final = "miss_flooded"
+FLOODED: Final = {"miss_flooded": MARK_FLOOD, "misdirected_flooded": MARK_FLOOD | MARK_HOP}
+"""What is copied in a POP without a flood group, and the marks of the copies."""
 VLAN: Final = b"\x81\x00"
 IPV4: Final = b"\x08\x00"
 IPV6: Final = b"\x86\xdd"
@@ -59,8 +60,6 @@ class Replay:
         frames: read and judged; the sum of `endings`.
         endings: how many frames ended in each counter that is not 0, in the order of stats.h.
         cut: frames of which the capture has only the first bytes.
-        tunnelled: frames that another host sent here through the tunnel. The XDP program opens
-            them, the forwarder does not: it counts them as it counts packets of no service.
         flood_copies: further packets of floods, in a POP without a flood group.
         sent_to: address to frames sent there, copies included.
         damage: why the capture was not read to its end; "": it was.
@@ -69,7 +68,6 @@ class Replay:
     frames: int = 0
     endings: Mapping[str, int] = field(default_factory=dict)
     cut: int = 0
-    tunnelled: int = 0
     flood_copies: int = 0
     sent_to: Counter[Address] = field(default_factory=Counter)
     damage: str = ""
@@ -88,7 +86,6 @@ class Replay:
                 for name, count in self.endings.items()
             ],
             "cut": self.cut,
-            "tunnelled": self.tunnelled,
             "flood_copies": self.flood_copies,
             "sent_to": {str(address): count for address, count in sorted(self.sent_to.items())},
             "damage": self.damage,
@@ -105,18 +102,16 @@ def replay(
         see: is told of each frame in order; copies of a flood come behind it, with its number.
     """
     total = Replay()
-    copies = state.flood_copies[1:]
+    copies = state.flood_copies
     while burst := source.read(BURST):
         results = forwarder.forward([captured.frame for captured in burst])
         for captured, (ending, output) in zip(burst, results, strict=True):
             total.frames += 1
             total.cut += captured.is_cut
-            if ending == "passed_no_service":
-                total.tunnelled += is_for_tunnel(captured.frame, forwarder, state)
             to = destination_of(output) if ENDINGS[ending] == "tx" else None
             outcome = Outcome(total.frames, captured, ending, output, to)
             tell(total, outcome, see)
-            if copies and ending == FLOODED:
+            if copies and ending in FLOODED:
                 for copy in flood_copies(outcome, copies):
                     total.flood_copies += 1
                     tell(total, copy, see)
@@ -133,14 +128,16 @@ def tell(total: Replay, outcome: Outcome, see: Callable[[Outcome], None]) -> Non
     see(outcome)
 
 
-def flood_copies(first: Outcome, others: Iterable[HeaderTemplate]) -> Iterable[Outcome]:
+def flood_copies(sent: Outcome, headers: Sequence[HeaderTemplate]) -> Iterable[Outcome]:
     """The other packets of a flood without a group; too big for a path, it is left out."""
-    for headers in others:
+    packet = sent.output[len(headers[0].header) :]
+    frame = bytes(12) + (IPV4 if packet[0] >> 4 == 4 else IPV6) + packet
+    for other in headers[1:]:
         try:
-            output = headers.apply(first.captured.frame, mark=MARK_FLOOD)
+            output = other.apply(frame, mark=FLOODED[sent.ending])
         except ValueError:
             continue
-        yield first._replace(output=output, to=destination_of(output))
+        yield sent._replace(output=output, to=destination_of(output))
 
 
 def destination_of(sent: bytes) -> Address | None:
@@ -151,11 +148,3 @@ def destination_of(sent: bytes) -> Address | None:
     if sent[ip - 2 : ip] == IPV6 and len(sent) >= ip + 40:
         return IPv6Address(sent[ip + 24 : ip + 40])
     return None
-
-
-def is_for_tunnel(frame: bytes, forwarder: Forwarder, state: PopState) -> bool:
-    """Whether a frame is a tunnel packet for this host, from whomever."""
-    if state.tunnel_port.to_bytes(2) not in frame:  # most are not, and this is quick
-        return False
-    to = forwarder.explain(frame).session
-    return to is not None and state.is_tunnel(to)

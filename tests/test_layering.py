@@ -18,10 +18,10 @@ ALLOWED = {
     "key_file": {"errors"},
     "quic_lb": set(),
     "config_quic": {"config_table", "errors", "quic_lb", "session"},
-    "config_dataplane": {"config_table"},
+    "config_dataplane": {"config_table", "encapsulation"},
     "config": {
-        "config_dataplane", "config_quic", "config_table", "errors", "key_file", "quic_lb",
-        "session", "timing",
+        "config_dataplane", "config_quic", "config_table", "encapsulation", "errors", "key_file",
+        "quic_lb", "session", "timing",
     },
     "_native": set(),
     "_libxdp_build": set(),
@@ -29,8 +29,12 @@ ALLOWED = {
     "encapsulation": set(),
     "templates": {"_native", "encapsulation"},
     "stats": {"_counters", "_native"},
-    "explanation": {"_native", "session", "stats"},
-    "forwarder": {"_native", "explanation", "quic_lb", "session", "templates"},
+    "explanation": {"_native", "encapsulation", "session", "stats"},
+    "tunnel_receiver": {"dataplane_settings", "encapsulation", "session"},
+    "receiver_maps": {"bpf_object", "dataplane_settings", "tunnel_receiver"},
+    "forwarder": {
+        "_native", "explanation", "quic_lb", "session", "templates", "tunnel_receiver",
+    },
     "gossip_socket": {"_native", "config", "errors", "session"},
     "netlink_socket": {"errors"},
     "netlink_follower": {"netlink_socket", "errors"},
@@ -60,8 +64,8 @@ ALLOWED = {
     },
     "dataplane": {
         "_native", "bpf_object", "dataplane_settings", "encapsulation", "forwarder", "mss_clamp",
-        "netlink", "pins", "service_array", "session", "stats", "template_slots", "templates",
-        "xsk", "xsk_plane",
+        "netlink", "pins", "receiver_maps", "service_array", "session", "stats", "template_slots",
+        "templates", "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
     "live_changes": {
@@ -92,21 +96,21 @@ ALLOWED = {
     "sim": {"_native", "config", "errors", "gossip", "key_file", "session", "timing"},
     "capture": {"errors"},
     "pop_state": {
-        "_native", "config", "config_dataplane", "config_table", "dataplane_settings", "errors",
-        "forwarder", "gossip", "session", "templates",
+        "_native", "config", "config_table", "dataplane_settings", "encapsulation", "errors",
+        "forwarder", "gossip", "session", "templates", "tunnel_receiver",
     },
     "replay": {"capture", "forwarder", "pop_state", "session", "stats", "templates"},
     "live_snapshot": {
         "_native", "bpf_object", "dataplane_settings", "errors", "explanation", "forwarder",
-        "pins", "service_array", "session",
+        "pins", "receiver_maps", "service_array", "session",
     },
     "live_dump": {
-        "_native", "dataplane_settings", "explanation", "forwarder", "live_snapshot", "session",
-        "templates",
+        "_native", "dataplane_settings", "encapsulation", "explanation", "forwarder",
+        "live_snapshot", "session", "templates",
     },
     "packet_commands": {
         "capture", "config", "errors", "explanation", "forwarder", "live_dump", "live_snapshot",
-        "netlink", "pop_state", "replay", "session",
+        "netlink", "pop_state", "replay",
     },
     "xdp_drivers": set(),
     "device_answers": {"interfaces", "netlink_socket"},
@@ -133,9 +137,9 @@ ALLOWED = {
     },
     "__main__": {"cli"},
     "__init__": {
-        "config", "errors", "explanation", "features", "forwarder", "gossip", "interface_watch",
-        "node",
-        "node_events", "quic_lb", "session", "stats", "templates", "xsk", "_native",
+        "config", "dataplane_settings", "errors", "explanation", "features", "forwarder",
+        "gossip", "interface_watch", "node", "node_events", "quic_lb", "session", "stats",
+        "templates", "tunnel_receiver", "xsk", "_native",
     },
 }  # fmt: skip
 

@@ -129,7 +129,7 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
  * if it took us for the owner, but only if there is no socket at all: a segment that does not fit
  * says nothing of the session. */
 static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_config *cfg,
-					      const struct tunnel *tunnel,
+					      const struct xg_tunnel *tunnel,
 					      const struct xg_packet *inner, __u16 slot,
 					      int known)
 {
@@ -154,21 +154,18 @@ static __always_inline int handle_misdirected(struct xdp_md *ctx, struct xg_conf
 
 /* What becomes of the inner packet, by socket: an ending of the delivered_* kind, or another. */
 static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg,
-				       const struct tunnel *tunnel, struct xg_packet *inner)
+				       const struct xg_tunnel *tunnel, struct xg_packet *inner)
 {
 	struct xg_service *service = find_service(inner);
-	int known;
+	int ending, known;
 	__u16 slot;
 
 	if (!service)
 		return XG_COUNT_tunnel_no_service;
 	slot = service->slot;
-	if (tunnel->is_search && xg_is_syn(inner))
-		return XG_COUNT_flood_syn;
-	if (!tunnel->is_search && xg_is_syn(inner))
-		return XG_COUNT_delivered_syn;
-	if (!tunnel->is_search && inner->protocol == XG_PROTO_UDP)
-		return XG_COUNT_delivered_udp;
+	ending = xg_judge_inner(inner, tunnel->is_search);
+	if (ending != XG_TUNNEL_ASK)
+		return ending;
 	known = kernel_knows(ctx, inner);
 	if (known < XG_KNOWN_HALF)
 		return tunnel->is_flood ? XG_COUNT_flood_unknown :
@@ -181,32 +178,26 @@ static __always_inline int judge_inner(struct xdp_md *ctx, struct xg_config *cfg
 	return XG_COUNT_delivered_flood;
 }
 
-static __always_inline int is_delivery(int ending)
-{
-	return ending == XG_COUNT_delivered_stray || ending == XG_COUNT_delivered_syn ||
-	       ending == XG_COUNT_delivered_udp || ending == XG_COUNT_delivered_flood;
-}
-
 /* Step 2: a packet that another host sent here. */
 static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *cfg,
 					 const struct xg_packet *outer)
 {
-	struct tunnel tunnel = {};
+	struct xg_tunnel tunnel = {};
 	struct xg_packet inner = {};
 	int ending = open_tunnel(ctx, cfg, outer, &tunnel);
 
-	if (ending != TUNNEL_OPEN)
+	if (ending != XG_TUNNEL_OPEN)
 		return ending;
 	if (tunnel.shim.is_probe)
 		return answer_probe(ctx, outer, &tunnel);
 	inner.beyond = outer->beyond;
 	ending = parse_inner(ctx, &tunnel, &inner);
-	if (ending == TUNNEL_ODD)
+	if (ending == XG_TUNNEL_ODD)
 		return handle_inner_odd(ctx, outer, tunnel.is_search, &inner);
-	if (ending != TUNNEL_OPEN)
+	if (ending != XG_TUNNEL_OPEN)
 		return ending;
 	ending = judge_inner(ctx, cfg, &tunnel, &inner);
-	if (!is_delivery(ending))
+	if (!xg_is_delivery(ending))
 		return ending;
 	if (inner.fragment)
 		remember_fragment(&inner, XG_NO_TEMPLATE, 0);
@@ -215,9 +206,8 @@ static __always_inline int handle_tunnel(struct xdp_md *ctx, struct xg_config *c
 
 static __always_inline int is_tunnel(const struct xg_config *cfg, const struct xg_packet *packet)
 {
-	return xg_is_tunnel(packet, cfg->tunnel_port_be, (__u8)cfg->encapsulation) &&
-	       (xg_same_address(packet->destination_be, cfg->address_be) ||
-		is_to_group(cfg, packet));
+	return xg_is_tunnel(packet, cfg->tunnel_port_be, (__u8)cfg->encapsulation, cfg->address_be,
+			    cfg->flood_group_be);
 }
 
 static __always_inline int action_of(int ending);

@@ -17,7 +17,7 @@ from scapy.utils import PcapNgWriter, PcapWriter
 from pyxdp_gossip import cli
 from pyxdp_gossip.pop_state import PopState, state_of_dict
 from pyxdp_gossip.session import Session, format_endpoint
-from tests.golden import plain_rows
+from tests.golden import ethernet, ip, plain_rows, tcp
 from tests.golden_world import (
     ACTIVE,
     CLIENTS,
@@ -28,14 +28,19 @@ from tests.golden_world import (
     OWN_ADDRESS,
     OWN_HOST,
     OWN_MAC,
+    PEERS,
     ROUTES,
     SERVICES,
     TUNNEL_PORT,
     VIPS,
+    State,
     underlay,
 )
 from tests.model import UNOWNED
 
+STRAY = bytes(ethernet() / ip(4) / tcp(State.OTHER))
+MISS = bytes(ethernet() / ip(4) / tcp(State.ABSENT))
+MISS6 = bytes(ethernet() / ip(6) / tcp(State.ABSENT))
 ROWS = [row for row in plain_rows() if row.flood and row.agent_alive]
 
 
@@ -48,6 +53,10 @@ def tables(*, group: bool = True) -> dict[str, Any]:
             route = ROUTES[host]
             peer |= {"mac": route.destination_mac.hex(":"), "cookie": route.cookie.hex()}
             peer |= {"mtu": route.mtu} | ({"vlan": route.vlan} if route.vlan else {})
+        if underlay(host) in PEERS:
+            accepted = PEERS[underlay(host)]
+            peer["cookies_here"] = [cookie.hex() for cookie in accepted.unicast]
+            peer["cookies_flood"] = [cookie.hex() for cookie in accepted.flood]
         peers.append(peer)
     tunnel: dict[str, Any] = {"port": TUNNEL_PORT, "mtu": MTU}
     if group:
@@ -139,3 +148,9 @@ class Commands:
         assert err.startswith("pyxdp-gossip: ")
         assert "a bug" not in err
         return err
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    """The command line; a test file takes it in by its name."""
+    return Commands(monkeypatch, capsys)

@@ -17,6 +17,7 @@ PROGRAMS = {
     "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_forged_descriptors": ("xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),
+    "test_receive": (*TABLE, "forward.c", "explain.c"),
     "test_reconcile": (*CODEC, "reconcile.c"),
     "test_event_ring": ("event_ring.c",),
 }

@@ -17,10 +17,13 @@ from pyxdp_gossip.errors import ConfigError
 from pyxdp_gossip.packet_commands import FRAME_MAX, parse_hex
 from pyxdp_gossip.pop_state import load_state, read_sessions
 from tests.golden import ethernet, ip, tcp
-from tests.golden_tunnel import tunnelled
+from tests.golden_tunnel import stripped, tunnelled
 from tests.golden_world import PEER, State
 from tests.unit.golden_files import (
+    MISS6,
+    STRAY,
     Commands,
+    commands,
     golden_sessions,
     session_rows,
     tables,
@@ -28,14 +31,9 @@ from tests.unit.golden_files import (
     write_state,
 )
 
-STRAY = bytes(ethernet() / ip(4) / tcp(State.OTHER))
-MISS = bytes(ethernet() / ip(6) / tcp(State.ABSENT))
+__all__ = ["commands"]  # a fixture
+
 OWN = bytes(ethernet() / ip(4) / tcp(State.OWN))
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -64,12 +62,12 @@ def test_json_has_each_step(
 
 
 def test_a_frame_of_a_capture(commands: Commands, state: Path, tmp_path: Path) -> None:
-    frames = [STRAY] * 100 + [MISS, STRAY[:40]]
-    capture = write_capture(tmp_path / "in.pcapng", frames, wire_len=len(MISS))
+    frames = [STRAY] * 100 + [MISS6, STRAY[:40]]
+    capture = write_capture(tmp_path / "in.pcapng", frames, wire_len=len(MISS6))
     by = ["--state", state, "--pcap", capture, "--number"]
     assert "tx: miss_flooded" in commands.done("explain", *by, 101)
     cut = commands.done("explain", *by, 102)
-    assert f"The capture has 40 of its {len(MISS)} bytes." in cut
+    assert f"The capture has 40 of its {len(MISS6)} bytes." in cut
     assert "pass: passed_unparsed" in cut
     said = commands.refused("explain", *by, 103)
     assert "has 102 frames; --number is 103" in said
@@ -78,7 +76,7 @@ def test_a_frame_of_a_capture(commands: Commands, state: Path, tmp_path: Path) -
 def test_a_damaged_capture_is_explained_up_to_there(
     commands: Commands, state: Path, tmp_path: Path
 ) -> None:
-    capture = write_capture(tmp_path / "in.pcap", [STRAY, MISS])
+    capture = write_capture(tmp_path / "in.pcap", [STRAY, MISS6])
     capture.write_bytes(capture.read_bytes()[:-5])
     by = ["--state", state, "--pcap", capture, "--number"]
     assert "stray_forwarded" in commands.done("explain", *by, 1)
@@ -130,11 +128,16 @@ def test_what_is_wrong_is_one_line(
     assert said in commands.refused("explain", *words, "--state", state)
 
 
-def test_a_tunnel_packet_is_refused_in_a_line(commands: Commands, state: Path) -> None:
-    frame = tunnelled(ip(4) / tcp(State.OWN))
-    assert "explain the packet inside it" in commands.refused(
-        "explain", frame.hex(), "--state", state
-    )
+def test_a_tunnel_packet_is_opened(commands: Commands, state: Path) -> None:
+    inner = ip(4) / tcp(State.OWN)
+    words = ["explain", tunnelled(inner).hex(), "--state", state]
+    said = commands.done(*words).splitlines()
+    assert said[1] == "tcp 203.0.113.9:50001 -> 198.51.100.1:443"
+    assert "gue from 10.8.0.14" in said[2]
+    assert said[-1].startswith("pass: delivered_stray.")
+    found = json.loads(commands.done(*words, "--json"))
+    assert (found["sender"], bytes.fromhex(found["output"])) == ("10.8.0.14", stripped(inner))
+    assert "tx: misdirected_flooded" in commands.done(*words, "--no-sockets")
 
 
 @given(st.text(max_size=80))
@@ -234,6 +237,10 @@ BAD_STATES = [
     ("peer.0.gateway_mac", "02:00:00:00:00:01", "either `mac` or `gateway_mac`"),
     ("peer.1.vlan", 4095, "[peer] vlan"),
     ("peer.0.cookie", "zz", "[peer] cookie"),
+    ("peer.0.cookies_here", "zz", "[peer] cookies_here"),
+    ("peer.0.cookies_here", ["zz"], "one or two cookies"),
+    ("peer.0.cookies_flood", ["00" * 8] * 3, "one or two cookies"),
+    ("peer.0.cookies_flood", [1], "one or two cookies"),
     ("session", {}, "`session` is no list"),
     ("session.0", 7, "[[session]] 1: expected client, client_port, vip, port, protocol, owner"),
     ("session.2.owner", None, "[[session]] 3: expected client"),

@@ -28,6 +28,10 @@ FRAMES = [row.frame for row in ROWS if len(row.frame) < 1000]
 FORWARDER = golden_forwarder()
 SESSION = xg.Session.tcp("203.0.113.9:50000", "198.51.100.1:443")
 
+DELIVERED = {
+    "delivered_stray", "delivered_syn", "delivered_udp", "delivered_flood", "delivered_icmp",
+}  # fmt: skip
+
 # The last step to the endings that may follow it.
 LEADS_TO = {
     "not_ip": {"passed_not_ip"},
@@ -47,7 +51,7 @@ LEADS_TO = {
     "kernel_knows": {"passed_own", "passed_stale_entry", "passed_known", "passed_icmp_own"},
     "owner_no_headers": {"passed_syn"},
     "owner_empty_headers": {"miss_no_flood"},
-    "flood_no_headers": {"miss_no_flood", "icmp_dropped"},
+    "flood_no_headers": {"miss_no_flood", "icmp_dropped", "misdirected_dropped"},
     "id_here": {"passed_udp_new", "passed_unowned"},
     "id_no_way": {"passed_udp_new", "passed_unowned"},
     "id_nobody": {"passed_udp_new", "passed_unowned"},
@@ -58,9 +62,28 @@ LEADS_TO = {
         "icmp_forwarded",
         "icmp_flooded",
         "quic_forwarded",
+        "misdirected_flooded",
     },
     "fragmented": {"fragmented"},
     "too_big": {"too_big", "too_big_answered"},
+    "tunnel_cut": {"tunnel_malformed"},
+    "no_sender": {"tunnel_bad_source"},
+    "wrong_cookie": {"tunnel_bad_cookie"},
+    "unsound": {"tunnel_malformed"},
+    "probe_to_group": {"tunnel_malformed"},
+    "probe": {"probe_answered"},
+    "probe_malformed": {"tunnel_malformed"},
+    "inner_unread": {"tunnel_malformed"},
+    "inner_fragment": {"fragment_refused"},
+    "inner_no_service": {"tunnel_no_service"},
+    "flooded_syn": {"flood_syn"},
+    "kernel_not_asked": {"flood_unknown", "icmp_unknown"},
+    "kernel_unknown": {"flood_unknown", "icmp_unknown"},
+    "hop_before": {"misdirected_dropped"},
+    "ecn_kept": DELIVERED,
+    "ecn_changed": DELIVERED,
+    "ecn_lost": {"tunnel_ecn_dropped"},
+    "no_checksum": {"no_checksum"},
     "no_headroom": {"no_headroom"},
 }
 
@@ -237,7 +260,9 @@ def test_every_step_of_the_header_has_words_and_no_other() -> None:
 def test_the_last_steps_are_those_that_the_header_says_end() -> None:
     header = (ROOT / "csrc" / "explain.h").read_text()
     ends = set(re.findall(r"^\tX\((\w+)\)\s*/\*.*\bends \*/", header, re.M))
-    assert ends == set(LEADS_TO) - {"absent", "own", "owner_no_headers"}
+    assert ends == set(LEADS_TO) - {
+        "absent", "own", "owner_no_headers", "kernel_not_asked", "kernel_unknown"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,25 @@ from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapReader
 
 from pyxdp_gossip.capture import Capture, Captured
+from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import ConfigError
+from pyxdp_gossip.gossip.sealing import tunnel_cookie
+from pyxdp_gossip.key_file import Key
+from pyxdp_gossip.pop_state import state_of_config
 from pyxdp_gossip.replay import Outcome, Replay, replay
+from pyxdp_gossip.session import packed16
 from pyxdp_gossip.stats import ENDINGS, SENTENCES
-from tests.golden import OVERHEAD, encapsulated, ethernet, ip, tcp
-from tests.golden_tunnel import tunnelled
-from tests.golden_world import PEER, ROUTES, State
-from tests.model import MARK_FLOOD
+from pyxdp_gossip.templates import HeaderTemplate
+from tests.golden import OVERHEAD, Golden, encapsulated, ethernet, ip, tcp
+from tests.golden_tunnel import stripped, tunnel_rows, tunnelled
+from tests.golden_world import OWN_ADDRESS, PEER, ROUTES, State, underlay
+from tests.model import MARK_FLOOD, MARK_HOP
 from tests.unit.golden_files import (
+    MISS,
     ROWS,
+    STRAY,
     Commands,
+    commands,
     golden_sessions,
     golden_state,
     session_rows,
@@ -34,13 +44,10 @@ from tests.unit.golden_files import (
     write_state,
 )
 
-STRAY = bytes(ethernet() / ip(4) / tcp(State.OTHER))
-MISS = bytes(ethernet() / ip(4) / tcp(State.ABSENT))
+__all__ = ["commands"]  # a fixture
 
 
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
-    return Commands(monkeypatch, capsys)
+TUNNELLED = tunnelled(ip(4) / tcp(State.OWN))
 
 
 class Frames:
@@ -117,15 +124,52 @@ def test_without_a_group_each_host_with_a_way_gets_a_copy_of_a_flood() -> None:
     assert total.sent_to == Counter(ROUTES[host].destination for host in (*hosts, PEER))
 
 
-def test_tunnel_packets_are_named(tmp_path: Path, commands: Commands) -> None:
+def written(row: Golden) -> bytes:
+    """What leaves: of a probe's answer, the cookie is the one that this host sends by."""
+    cookie = ROUTES[PEER].cookie
+    return row.output.replace(b"us-to-4.", cookie) if row.ending == "probe_answered" else row.output
+
+
+def test_tunnel_packets_are_opened(tmp_path: Path, commands: Commands) -> None:
+    rows = [row for row in tunnel_rows() if row.flood and row.agent_alive]
+    capture = write_capture(tmp_path / "in.pcap", [row.frame for row in rows])
+    out, sums = tmp_path / "out.pcap", tmp_path / "sums.json"
+    state = write_state(tmp_path)
+    commands.done("replay", capture, out, "--state", state, "--json", sums, "--no-sockets")
+    found = json.loads(sums.read_text())
+    counted = {row["name"]: row["frames"] for row in found["endings"]}
+    assert counted == Counter(row.ending for row in rows)
+    assert frames_of(out) == [written(row) for row in rows if ENDINGS[row.ending] != "drop"]
+    assert {"delivered_syn", "misdirected_flooded", "probe_answered"} <= set(counted)
+
+
+def test_without_a_group_what_is_misdirected_is_copied_to_each_host() -> None:
     inner = ip(4) / tcp(State.OWN)
-    capture = write_capture(tmp_path / "in.pcap", [tunnelled(inner), MISS, b"\x17\xc0" * 30])
-    said = commands.done("replay", capture, "--state", write_state(tmp_path))
-    assert "1 were tunnel packets for this host" in said
+    total, seen = replayed([tunnelled(inner)], group=False)
+    frame = bytes(ethernet() / inner)
+    hosts = sorted(
+        host for host, route in ROUTES.items() if len(frame) - 14 + OVERHEAD <= route.mtu
+    )
+    assert total.endings == {"misdirected_flooded": 1}
+    assert [one.output for one in seen] == [
+        encapsulated(frame, ROUTES[host], MARK_FLOOD | MARK_HOP) for host in hosts
+    ]
+    assert total.flood_copies == len(hosts) - 1
+
+
+def test_what_another_host_sent_here_rightly_is_stripped_and_passed() -> None:
+    inner = ip(6) / tcp(State.OWN)
+    total, (outcome,) = replayed([tunnelled(inner)], sockets=True)
+    assert total.endings == {"delivered_stray": 1}
+    assert outcome.output == stripped(inner)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.binary(max_size=120), st.sampled_from([STRAY, MISS])), max_size=200))
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=120), st.sampled_from([STRAY, MISS, TUNNELLED])), max_size=200
+    )
+)
 def test_any_frames_end_in_counters_whose_sum_is_their_number(frames: list[bytes]) -> None:
     total, seen = replayed(frames)
     assert total.frames == sum(total.endings.values()) == len(seen) == len(frames)
@@ -234,7 +278,8 @@ def test_what_is_wrong_is_one_line(what: str, tmp_path: Path, commands: Commands
     assert said in commands.refused("replay", *words)
 
 
-def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Commands) -> None:
+def write_config(folder: Path) -> Path:
+    """The golden world as an operator's configuration."""
     world = tables()
     peers = "".join(
         f'[[peer]]\nid = {peer["id"]}\naddress = "{peer["address"]}"\nmac = "{peer["mac"]}"\n'
@@ -245,11 +290,16 @@ def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Com
         f'[[service]]\nvip = "{one["vip"]}"\nport = {one["port"]}\nprotocol = "{one["protocol"]}"\n'
         for one in world["service"]
     )
-    config = tmp_path / "pop.toml"
+    config = folder / "pop.toml"
     config.write_text(
         f'[host]\nid = 3\ninterface = "eth0"\naddress = "{world["host"]["address"]}"\n'
         f'[gossip]\ngroup = "239.192.7.1:7946"\ninsecure = true\n{services}{peers}'
     )
+    return config
+
+
+def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Commands) -> None:
+    config = write_config(tmp_path)
     sessions = tmp_path / "sessions.json"
     sessions.write_text(json.dumps(session_rows()))
     capture = write_capture(tmp_path / "in.pcap", [STRAY, MISS])
@@ -260,3 +310,24 @@ def test_by_a_configuration_and_a_list_of_sessions(tmp_path: Path, commands: Com
     assert (stray[:6], stray[14:50], stray[58:]) == (want[:6], want[14:50], want[58:])
     assert stray[50:58] != want[50:58], "the cookie is of the configuration's keys"
     assert miss[30:34] == bytes([239, 192, 7, 2])
+
+
+@pytest.mark.parametrize("key", [1, 2, 3])
+def test_the_keys_of_a_configuration_open_its_tunnel(key: int, tmp_path: Path) -> None:
+    secrets = {number: bytes([number]) * 32 for number in (1, 2, 3)}
+    config = Config.load(write_config(tmp_path))
+    keys = tuple(Key(number, secret) for number, secret in secrets.items())
+    config = replace(config, gossip=replace(config.gossip, keys=keys))
+    state = state_of_config(config, OWN_ADDRESS)
+    for to, mark, ending in (
+        (OWN_ADDRESS, 0, "misdirected_flooded"),
+        (state.flood_group, MARK_FLOOD, "flood_unknown"),
+    ):
+        assert to is not None
+        frame = HeaderTemplate.build(
+            source=underlay(PEER), destination=to, source_mac=bytes(6), destination_mac=bytes(6),
+            tunnel_port=state.tunnel_port, mtu=1600, mark=mark,
+            cookie=tunnel_cookie(secrets[key], packed16(underlay(PEER)), packed16(to)),
+        ).apply(MISS)  # fmt: skip
+        found, _ = state.forwarder(()).forward([frame])[0]
+        assert found == (ending if key < 3 else "tunnel_bad_cookie"), "two keys count"
