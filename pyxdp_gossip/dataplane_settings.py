@@ -203,6 +203,7 @@ class PackedConfig(NamedTuple):
         flood_group: None: there is none.
         flood_template: place in the array of templates, or NO_TEMPLATE.
         relays: places of the templates to those that may be asked to flood.
+        has_loops: AF_XDP loops take what the program hands over, and fragment what is too big.
         mac: (6,) bytes, this host's.
     """
 
@@ -212,6 +213,7 @@ class PackedConfig(NamedTuple):
     flood_template: int
     encapsulation: str
     relays: tuple[int, ...]
+    has_loops: bool
     mac: bytes
 
 
@@ -226,5 +228,6 @@ def unpack_config(config: bytes | bytearray | memoryview) -> PackedConfig:
         flood,
         names.get(number, "gue"),
         tuple(rest[3 : 3 + rest[2]]),
+        bool(rest[1]),
         mac,
     )

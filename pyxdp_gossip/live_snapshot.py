@@ -139,6 +139,7 @@ def _read(pins: Path, stack: ExitStack) -> LiveSnapshot:
             services,
             flood,
             quic=bytes(_copy(maps["quic_lb"])[: QUIC_LAYOUTS * QUIC_LAYOUT_BYTES]),
+            can_fragment=config.has_loops,
             receiver=receiver,
         ),
         services=services,

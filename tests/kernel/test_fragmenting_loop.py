@@ -10,6 +10,8 @@ import pytest
 from scapy.layers.inet import IP, defragment, fragment
 from scapy.packet import Raw
 
+from pyxdp_gossip.explanation import Explanation
+from pyxdp_gossip.live_snapshot import live_snapshot
 from pyxdp_gossip.stats import ENDINGS
 from tests.box.traffic import wait_for
 from tests.golden import encapsulated, ethernet, ip, tcp, udp
@@ -73,12 +75,20 @@ def endings(risen: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in risen.items() if name in ENDINGS}
 
 
-def test_the_program_alone_tells_the_sender(pair: Pair) -> None:
+def test_the_program_alone_tells_the_sender_and_so_it_is_explained(pair: Pair) -> None:
     with host_under_test(pair[0]) as host:
         host.set_flood()
         verdicts = host.run_all([row.frame for row in cut_rows()])
-    for row, verdict in zip(cut_rows(), verdicts, strict=True):
+        host.namespace.run(host.plane.attach_packets)
+
+        def explained() -> list[Explanation]:
+            with live_snapshot(host.plane.settings.pins) as live:
+                return [live.explain(row.frame) for row in cut_rows()]
+
+        told = host.namespace.run(explained)
+    for row, verdict, said in zip(cut_rows(), verdicts, told, strict=True):
         assert (verdict.ending, verdict.frame) == ("too_big_answered", row.answer), row.description
+        assert (said.ending, said.output) == ("too_big_answered", row.answer), row.description
 
 
 def test_with_a_loop_each_golden_packet_leaves_in_its_fragments(link: Link) -> None:
