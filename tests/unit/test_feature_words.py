@@ -119,8 +119,7 @@ def test_effective_capabilities_are_read() -> None:
 
 
 def test_the_documented_table_of_drivers_is_the_one_in_use() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|", (ROOT / "docs/zero-copy.md").read_text(), re.M
-    )
+    text = (ROOT / "docs/zero-copy.md").read_text().partition("| driver | native XDP |")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|", text, re.M)
     plain = {name: tuple(value.rstrip("*") for value in values) for name, *values in rows}
     assert plain == {name: tuple(value or "no" for value in one) for name, one in DRIVERS.items()}
