@@ -60,11 +60,14 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE_SOURCES) | debian
 demo: setup
 	$(SUDO) $(BIN)/pyxdp-gossip demo
 
+# Most tests wait more than they compute: two processes and more take turns on the processors.
+PYTEST := -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
+
 # ZEROCOPY=off leaves out the guest in which AF_XDP has zero-copy, and the summary says so.
 ZEROCOPY ?=
 
 test: setup lint guest
-	$(SUDO) env ZEROCOPY=$(or $(ZEROCOPY),core) $(BIN)/python -m pytest tests
+	$(SUDO) env ZEROCOPY=$(or $(ZEROCOPY),core) $(BIN)/python $(PYTEST) tests
 
 test-zerocopy: guest
 	$(SUDO) env ZEROCOPY=$(or $(ZEROCOPY),all) $(BIN)/python -m pytest tests/vm

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.conftest import SAID
 from tests.vm.packages import OLDEST, SUITE
 
 if TYPE_CHECKING:
@@ -67,17 +68,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(out)]
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says what ran in which guest, and what did not run."""
-    for run in config.stash.get(RUNS, {}).values():
-        terminalreporter.write_line(f"guest: {run.summary}")
+def _said(config: pytest.Config) -> list[str]:
+    """What ran in which guest, and what did not run."""
+    lines = [f"guest: {run.summary}" for run in config.stash.get(RUNS, {}).values()]
     count = config.stash.get(LEFT_OUT, 0)
     if count and _choice() == "off":
-        terminalreporter.write_line(
-            f"{SWITCH}=off: all {count} tests of the guest with true zero-copy were LEFT OUT"
-        )
+        what = f"all {count} tests of the guest with true zero-copy were LEFT OUT"
+        lines.append(f"{SWITCH}=off: {what}")
     elif count:
-        terminalreporter.write_line(f"guest: {count} more tests run with `make test-zerocopy`")
+        lines.append(f"guest: {count} more tests run with `make test-zerocopy`")
+    return lines
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Says it."""
+    for line in _said(config):
+        terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes hands it over."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[SAID] = _said(session.config)
 
 
 def _run_of(folder: Path, item: pytest.Item) -> GuestRun:
