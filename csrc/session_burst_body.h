@@ -76,9 +76,10 @@ XG_TARGET XG_INLINE void XG_ISA(find)(const struct xg_session_table *t, const vo
 	moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
 	for (unsigned int i = 0; i < count; i++) {
 		__u32 bucket = xg_hash_bucket1(hashes[i], t->bucket_mask);
+		__u32 match = XG_ISA(probe)(t, &keys, key_words, i, bucket, hashes[i], &found);
 
 		rest[left] = (__u8)i;
-		left += !XG_ISA(probe)(t, &keys, key_words, i, bucket, hashes[i], &found);
+		left += !match & goes_beyond(t, bucket);
 	}
 	for (unsigned int k = 0; k < left; k++)
 		prefetch_bucket(t, xg_hash_bucket2(hashes[rest[k]], t->bucket_mask));

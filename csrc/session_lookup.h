@@ -6,8 +6,9 @@
  *
  *   1. hash the key with the header's hash_key, and compute both buckets and the check;
  *   2. load header.moves (acquire);
- *   3. probe the first bucket, then the second; a word found is the answer, unless
- *      xg_meta_valid() with its owner's state (one 64-bit load) says it is void;
+ *   3. probe the first bucket, then, if xg_bucket*_goes_beyond() says so, the second; a word found
+ *      is the answer, unless xg_meta_valid() with its owner's state (one 64-bit load) says it is
+ *      void;
  *   4. if nothing was found: load header.moves again, after the probes (acquire fence before
  *      it). If it changed, an entry may have gone from the bucket not yet probed to the one
  *      already probed: go to 2, at most XG_LOOKUP_TRIES times in all.
@@ -18,6 +19,10 @@
  * with the raised counter sees the copy. Giving up after the last try reads as "absent": that
  * costs one flooded packet, nothing else. BPF programs cannot say "acquire" before Linux 6.14:
  * on arm64 such a reader may miss a moved entry, at the same price.
+ *
+ * The mark that a bucket goes beyond is set before an entry is put into a second bucket, and taken
+ * back after the last such entry was cleared: a reader that reads it as unset missed nothing, or
+ * something that moved, which step 4 tells. So most look-ups, and most misses, cost one bucket.
  *
  * Key and meta word are two loads. A pair torn by a slot's reuse shows the check of another
  * session and reads as absent; the check's bits choose no bucket, so two sessions of one bucket
@@ -143,6 +148,22 @@ XG_INLINE __u64 xg_bucket4_find(const struct xg_bucket4 *b, __u64 key, __u32 che
 			return meta;
 	}
 	return 0;
+}
+
+XG_INLINE int xg_meta_goes_beyond(__u64 first_meta)
+{
+	return (first_meta >> XG_META_FLAGS_SHIFT & XG_META_BEYOND) != 0;
+}
+
+/* May entries whose first bucket this is lie in their second one? */
+XG_INLINE int xg_bucket4_goes_beyond(const struct xg_bucket4 *b)
+{
+	return xg_meta_goes_beyond(XG_LOAD64(&b->entries[0].meta));
+}
+
+XG_INLINE int xg_bucket6_goes_beyond(const struct xg_bucket6 *b)
+{
+	return xg_meta_goes_beyond(XG_LOAD64(&b->entries[0].meta));
 }
 
 XG_INLINE __u64 xg_bucket6_find(const struct xg_bucket6 *b, const __u64 key[3], __u32 check)

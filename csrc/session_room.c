@@ -35,16 +35,20 @@ static __u32 other_bucket(const struct xg_session_table *t, __u32 slot)
 
 static void move_entry(struct xg_session_table *t, __u32 from, __u32 to)
 {
-	__u64 moves = t->header->moves;
+	__u64 moves = t->header->moves, meta = meta_at(t, from);
 
 	clear_slot(t, to);
+	if (!is_away(meta))
+		go_beyond(t, from / XG_BUCKET_ENTRIES);
 	set_key(t, to, entry_at(t, from));
 	t->cold[to] = t->cold[from];
-	set_meta(t, to, meta_at(t, from));
+	set_meta(t, to, meta ^ (__u64)XG_META_AWAY << XG_META_FLAGS_SHIFT);
 	/* Release: the copy is there before the counter says that something moved ... */
 	__atomic_store_n(&t->header->moves, moves + 1, __ATOMIC_RELEASE);
 	/* ... and the counter is raised before the old place is empty (set_meta: release). */
 	set_meta(t, from, 0);
+	if (is_away(meta))
+		come_back(t, to / XG_BUCKET_ENTRIES);
 }
 
 /* Shift entries along the path to `node`, whose slot `gap` is free. Returns the slot that this

@@ -43,10 +43,18 @@ static inline __u64 meta_at(const struct xg_session_table *t, __u32 slot)
 	return XG_LOAD64(entry_at(t, slot) + t->key_words);
 }
 
-static inline void set_meta(struct xg_session_table *t, __u32 slot, __u64 meta)
+static inline void store_meta(struct xg_session_table *t, __u32 slot, __u64 meta)
 {
 	/* Release: the entry's key, and every earlier change of the table, goes first. */
 	__atomic_store_n(entry_at(t, slot) + t->key_words, meta, __ATOMIC_RELEASE);
+}
+
+/* Of the entry alone: what the word says of its bucket stays. */
+static inline void set_meta(struct xg_session_table *t, __u32 slot, __u64 meta)
+{
+	const __u64 beyond = (__u64)XG_META_BEYOND << XG_META_FLAGS_SHIFT;
+
+	store_meta(t, slot, (meta & ~beyond) | (meta_at(t, slot) & beyond));
 }
 
 static inline void set_key(struct xg_session_table *t, __u32 slot, const __u64 *key)
@@ -97,12 +105,46 @@ static inline bool is_evictable(__u64 meta)
 	return (xg_meta_flags(meta) & XG_META_LINGER) || xg_meta_owner(meta) == XG_HOST_UNOWNED;
 }
 
+static inline bool is_away(__u64 meta)
+{
+	return xg_meta_flags(meta) & XG_META_AWAY;
+}
+
+static inline bool goes_beyond(const struct xg_session_table *t, __u32 bucket)
+{
+	return xg_meta_goes_beyond(meta_at(t, bucket * XG_BUCKET_ENTRIES));
+}
+
+/* One entry more whose first bucket this is lies in its second one: said before it does. */
+static inline void go_beyond(struct xg_session_table *t, __u32 bucket)
+{
+	__u64 meta = meta_at(t, bucket * XG_BUCKET_ENTRIES);
+
+	if ((xg_meta_flags(meta) & XG_META_BEYOND) != XG_META_BEYOND)
+		store_meta(t, bucket * XG_BUCKET_ENTRIES,
+			   meta + ((__u64)XG_META_BEYOND_ONE << XG_META_FLAGS_SHIFT));
+}
+
+/* One less: said when it is gone. A count that is full is not exact, and stays. */
+static inline void come_back(struct xg_session_table *t, __u32 bucket)
+{
+	__u64 meta = meta_at(t, bucket * XG_BUCKET_ENTRIES);
+
+	if (xg_meta_goes_beyond(meta) && (xg_meta_flags(meta) & XG_META_BEYOND) != XG_META_BEYOND)
+		store_meta(t, bucket * XG_BUCKET_ENTRIES,
+			   meta - ((__u64)XG_META_BEYOND_ONE << XG_META_FLAGS_SHIFT));
+}
+
 static inline void clear_slot(struct xg_session_table *t, __u32 slot)
 {
-	if (!is_used(meta_at(t, slot)))
+	__u64 meta = meta_at(t, slot);
+
+	if (!is_used(meta))
 		return;
 	set_meta(t, slot, 0);
 	t->used--;
+	if (is_away(meta))
+		come_back(t, xg_hash_bucket1(hash_of(t, entry_at(t, slot)), t->bucket_mask));
 }
 
 /* Empty or void: the writer may take it. */

@@ -44,7 +44,7 @@ static void format_memory(struct xg_session_table *t, int family, const __u64 ha
 	/* Fresh anonymous memory is zero already: do not touch its pages. */
 	for (__u32 slot = 0; !t->own_memory && slot <= (t->bucket_mask << 2 | 3); slot++)
 		if (meta_at(t, slot))
-			set_meta(t, slot, 0);
+			store_meta(t, slot, 0);
 	memset(header, 0, sizeof(*header));
 	header->layout = XG_TABLE_LAYOUT;
 	header->family = (__u32)family;
@@ -147,7 +147,7 @@ __u64 xg_session_find_one(const struct xg_session_table *t, const __u64 *key, __
 		__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
 
 		meta = probe(t, first, key, check);
-		if (!meta)
+		if (!meta && goes_beyond(t, first))
 			meta = probe(t, second, key, check);
 		if (meta)
 			break;
@@ -172,10 +172,11 @@ static __u32 slot_in(const struct xg_session_table *t, __u32 bucket, const __u64
 
 static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 hash)
 {
+	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 	__u32 check = xg_hash_check(hash);
-	__u32 slot = slot_in(t, xg_hash_bucket1(hash, t->bucket_mask), key, check);
+	__u32 slot = slot_in(t, first, key, check);
 
-	if (slot != XG_NO_SLOT)
+	if (slot != XG_NO_SLOT || !goes_beyond(t, first))
 		return slot;
 	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key, check);
 }
@@ -185,7 +186,6 @@ void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 
 	prefetch_bucket(t, first);
-	prefetch_bucket(t, xg_hash_bucket2(hash, t->bucket_mask));
 	/* The cold parts of one bucket share a line; most sessions lie in their first bucket. */
 	__builtin_prefetch(&t->cold[(size_t)first * XG_BUCKET_ENTRIES], 1);
 }
@@ -256,6 +256,8 @@ int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 
 			    const struct xg_session_claim *claim)
 {
 	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
+	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u8 away;
 
 	if (claim->flags & ~XG_META_LINGER)
 		return -EINVAL;
@@ -268,13 +270,17 @@ int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 
 			return -ENOSPC;
 		}
 		clear_slot(t, slot);
+		if (slot / XG_BUCKET_ENTRIES != first)
+			go_beyond(t, first);
 		set_key(t, slot, key);
 		t->used++;
 	}
+	away = slot / XG_BUCKET_ENTRIES != first ? XG_META_AWAY : 0;
 	t->cold[slot].opened_at = claim->opened_at;
 	t->cold[slot].position = claim->position;
 	t->cold[slot].changed_at_ms = claim->now_ms;
-	set_meta(t, slot, xg_meta_make(xg_hash_check(hash), claim->owner, epoch, claim->flags));
+	set_meta(t, slot,
+		 xg_meta_make(xg_hash_check(hash), claim->owner, epoch, claim->flags | away));
 	return 0;
 }
 

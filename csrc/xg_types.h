@@ -34,11 +34,16 @@ struct xg_owner_state {
 /* ---- session table: one layout for user space and BPF ---- */
 
 #define XG_TABLE_MAGIC 0x58475442u	/* "XGTB" */
-#define XG_TABLE_LAYOUT 1		/* grows with any change of the structs below */
+#define XG_TABLE_LAYOUT 2		/* grows with any change of the structs below */
 #define XG_BUCKET_ENTRIES 4
 
 #define XG_META_USED 0x80	/* flag: the word is an entry, not an empty slot */
 #define XG_META_LINGER 0x01	/* flag: closed from FIN_WAIT or CLOSING; first to be evicted */
+#define XG_META_AWAY 0x02	/* flag: the entry lies in its second bucket */
+/* Flags of a bucket's first word, whether that is an entry or free: how many entries whose first
+ * bucket this is lie in their second one; so many or more, if all four bits are set. */
+#define XG_META_BEYOND 0x78
+#define XG_META_BEYOND_ONE 0x08
 
 /* Meta word, from the lowest bit: check 32, owner 16, epoch 8, flags 8. Zero: the slot is free. */
 #define XG_META_CHECK_SHIFT 0

@@ -19,7 +19,6 @@ cdef extern from "xg_types.h" nogil:
         XG_OWNER_PREVIOUS
         XG_NO_TEMPLATE
         XG_META_LINGER
-        XG_META_USED
 
     struct xg_owner_state:
         u8 epoch

@@ -297,7 +297,7 @@ cdef class SessionTable:
         self._load_key(key, words)
         if xg_session_table_get(self._table, words, &meta, &cold) < 0:
             return None
-        return Entry(xg_meta_owner(meta), xg_meta_flags(meta) & ~XG_META_USED,
+        return Entry(xg_meta_owner(meta), xg_meta_flags(meta) & XG_META_LINGER,
                      xg_meta_epoch(meta), cold.opened_at, cold.position, cold.changed_at_ms)
 
     def find_burst(self, keys not None):

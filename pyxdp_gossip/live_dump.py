@@ -22,6 +22,7 @@ from pyxdp_gossip.templates import PACKED, HeaderTemplate
 BUCKET_BYTES: Final = {4: 64, 6: 128}  # struct xg_bucket4, xg_bucket6; the first is the header
 KEYS: Final = {4: Struct("<4s2sH"), 6: Struct("<16s2sH4x")}  # struct xg_key4, xg_key6
 META_BYTES: Final = 8
+META_USED: Final = 0x80  # XG_META_USED, in the last byte
 
 
 def state_of(live: LiveSnapshot, sessions_max: int) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _sessions(
         for at in range(BUCKET_BYTES[family], table.memory_bytes, step):
             if found >= most:
                 return
-            if not any(memory[at + key_bytes : at + step]):
+            if not memory[at + step - 1] & META_USED:
                 continue
             key = bytes(memory[at : at + key_bytes])
             entry = table.get(key)

@@ -185,19 +185,22 @@ static __always_inline __u64 session_hash(const struct xg_packet *packet, __u16 
 	return header ? hash_with(header, packet, slot) : 0;
 }
 
-static __always_inline __u64 probe4(__u32 bucket, __u64 key, __u32 check)
+/* Sets `beyond` if the session may lie in its second bucket. */
+static __always_inline __u64 probe4(__u32 bucket, __u64 key, __u32 check, int *beyond)
 {
 	__u32 element = bucket + 1;
 	struct xg_bucket4 *b = bpf_map_lookup_elem(&sessions4, &element);
 
+	*beyond = b ? xg_bucket4_goes_beyond(b) : 0;
 	return b ? xg_bucket4_find(b, key, check) : 0;
 }
 
-static __always_inline __u64 probe6(__u32 bucket, const __u64 key[3], __u32 check)
+static __always_inline __u64 probe6(__u32 bucket, const __u64 key[3], __u32 check, int *beyond)
 {
 	__u32 element = bucket + 1;
 	struct xg_bucket6 *b = bpf_map_lookup_elem(&sessions6, &element);
 
+	*beyond = b ? xg_bucket6_goes_beyond(b) : 0;
 	return b ? xg_bucket6_find(b, key, check) : 0;
 }
 
@@ -233,14 +236,16 @@ static __always_inline __u64 look4(__u64 hash, __u64 key)
 	__u32 check = xg_hash_check(hash);
 	struct xg_table_header *header = table_header(4);
 	__u64 meta = 0, moves;
+	int beyond;
 
 	if (!header)
 		return 0;
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
-		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check);
-		if (!meta)
-			meta = probe4(xg_hash_bucket2(hash, header->bucket_mask), key, check);
+		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
+		if (!meta && beyond)
+			meta = probe4(xg_hash_bucket2(hash, header->bucket_mask), key, check,
+				      &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
 			break;
 	}
@@ -252,14 +257,16 @@ static __always_inline __u64 look6(__u64 hash, const __u64 key[3])
 	__u32 check = xg_hash_check(hash);
 	struct xg_table_header *header = table_header(6);
 	__u64 meta = 0, moves;
+	int beyond;
 
 	if (!header)
 		return 0;
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
-		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check);
-		if (!meta)
-			meta = probe6(xg_hash_bucket2(hash, header->bucket_mask), key, check);
+		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
+		if (!meta && beyond)
+			meta = probe6(xg_hash_bucket2(hash, header->bucket_mask), key, check,
+				      &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
 			break;
 	}

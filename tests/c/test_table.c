@@ -75,6 +75,52 @@ static int owner_of(struct xg_session_table *t, __u64 number)
 	return xg_meta_owner(meta);
 }
 
+/* Each entry says whether it is away, and each bucket how many of its own are. */
+static void check_places(const struct xg_session_table *t)
+{
+	__u32 *away = calloc((size_t)t->bucket_mask + 1, sizeof(*away));
+
+	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++) {
+		__u64 hash = hash_of(t, entry_at(t, slot));
+		__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+
+		if (!is_used(meta_at(t, slot)))
+			continue;
+		assert(is_away(meta_at(t, slot)) == (slot / XG_BUCKET_ENTRIES != first));
+		away[first] += slot / XG_BUCKET_ENTRIES != first;
+	}
+	for (__u32 bucket = 0; bucket <= t->bucket_mask; bucket++)
+		for (__u32 place = 0; place < XG_BUCKET_ENTRIES; place++) {
+			__u64 meta = meta_at(t, bucket * XG_BUCKET_ENTRIES + place);
+			__u32 said = (xg_meta_flags(meta) & XG_META_BEYOND) / XG_META_BEYOND_ONE;
+
+			assert(said == (place ? 0 : away[bucket]));
+		}
+	free(away);
+}
+
+/* A count that is full is not exact: it stays, and nothing is lost. */
+static void test_full_count(void)
+{
+	struct xg_session_table *t = make(4, 64);
+	const __u64 full = (__u64)XG_META_BEYOND << XG_META_FLAGS_SHIFT;
+
+	assert(!goes_beyond(t, 5));
+	come_back(t, 5);
+	assert(!goes_beyond(t, 5));
+	for (int i = 0; i < 20; i++)
+		go_beyond(t, 5);
+	assert(meta_at(t, 20) == full);
+	come_back(t, 5);
+	assert(meta_at(t, 20) == full);
+	for (__u64 i = 0; i < 200; i++)
+		assert(put(t, i, 1, 0, 0) == 0);
+	for (__u64 i = 0; i < 200; i++)
+		assert(owner_of(t, i) == 1);
+	assert((meta_at(t, 20) & full) == full);
+	xg_session_table_destroy(t);
+}
+
 static void test_hash_vectors(void)
 {
 	__u64 word = 0x0706050403020100ull;
@@ -173,6 +219,21 @@ static void test_four_fifths_without_refusal(int family)
 	assert(xg_session_table_refused(t) == 0 && xg_session_table_moves(t) > 0);
 	for (__u64 i = 0; i < count; i++)
 		assert(owner_of(t, i) == (int)(1 + i % 3));
+	check_places(t);
+	owners[2].epoch++;
+	xg_session_table_sweep_void(t);
+	check_places(t);
+	for (__u64 i = 0; i < count; i += 2) {
+		struct key key = key_of(family, i);
+
+		assert(xg_session_table_remove(t, key.words) == (i % 3 != 1));
+	}
+	check_places(t);
+	owners[2].epoch--;
+	xg_session_table_renew(t, 0);
+	check_places(t);
+	for (__u64 i = 1; i < count; i += 2)
+		assert(owner_of(t, i) == (i % 3 == 1 ? -1 : (int)(1 + i % 3)));
 	xg_session_table_destroy(t);
 }
 
@@ -193,6 +254,7 @@ static void test_full_neighbourhood(void)
 	assert(put(t, 0, XG_HOST_UNOWNED, 0, 40) == 0 && owner_of(t, 0) == XG_HOST_UNOWNED);
 	assert(put(t, 10, 1, 0, 50) == 0 && owner_of(t, 0) == -1);
 	assert(xg_session_table_used(t) == 8);
+	check_places(t);
 	xg_session_table_destroy(t);
 }
 
@@ -214,6 +276,7 @@ static void test_fill_to_the_brim(int family)
 		assert(put(t, i, 2, 0, 500) == 0);
 	for (__u64 i = 0; i < 400; i++)
 		assert(i % 4 == 0 || owner_of(t, i) == (present[i] ? 1 : -1));
+	check_places(t);
 	xg_session_table_destroy(t);
 }
 
@@ -296,8 +359,9 @@ static void test_adopt(int family)
 	assert(put(t, 60, 9, 0, 0) == 0);
 	hash = xg_session_table_hash(t, key.words);
 	copy = free_slot_in(t, xg_hash_bucket2(hash, 63));
+	go_beyond(t, xg_hash_bucket1(hash, 63));
 	set_key(t, copy, key.words);
-	set_meta(t, copy, xg_meta_make(xg_hash_check(hash), 1, 0, 0));
+	set_meta(t, copy, xg_meta_make(xg_hash_check(hash), 1, 0, XG_META_AWAY));
 	moves = xg_session_table_moves(t);
 	xg_session_table_destroy(t);
 	owners[9].epoch++;
@@ -308,6 +372,7 @@ static void test_adopt(int family)
 	assert(xg_session_table_remove(t, key.words) == 1);
 	assert(xg_session_table_get(t, key.words, &meta, &cold) == -ENOENT);
 	assert(xg_session_table_used(t) == 49);
+	check_places(t);
 	xg_session_table_destroy(t);
 	free(memory);
 }
@@ -364,6 +429,7 @@ int main(void)
 	test_hash_vectors();
 	test_errors();
 	test_counts();
+	test_full_count();
 	test_full_neighbourhood();
 	test_epochs();
 	test_sweep();
