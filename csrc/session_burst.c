@@ -13,73 +13,85 @@
 #include <immintrin.h>
 #endif
 
-#define XG_LANES 8u	/* sessions hashed at once */
+#define ALIGNED __attribute__((aligned(64)))
+#define LANES_MAX 8u
 #define USED ((__u64)XG_META_USED << XG_META_FLAGS_SHIFT)
 #define USED_AND_CHECK (USED | 0xffffffffull)
+/* A flag of struct xg_owner_state, in the word that it is read as. */
+#define XG_STATE_FLAG(flag) ((__u64)(flag) << 8)
 #define NO_MATCH_BIT 16	/* 64-bit words of the longer bucket */
 #define NO_MATCH (1u << NO_MATCH_BIT)
 
-typedef __u64 xg_lanes __attribute__((vector_size(XG_LANES * sizeof(__u64))));
+/* From one bucket to the next, and so from the header to the first. */
+#define BUCKET_BYTES(key_words) ((__u64)((key_words) + 1) * XG_BUCKET_ENTRIES * sizeof(__u64))
 
-/* Word by word, so that equal words of XG_LANES sessions lie together. */
-struct keys {
-	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] __attribute__((aligned(64)));
+/* Of a burst's sessions, each in its place. */
+struct plan {
+	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] ALIGNED;	/* of the keys */
+	__u64 hashes[XG_BURST_MAX] ALIGNED;
+	__u64 used[XG_BURST_MAX] ALIGNED;	/* USED_AND_CHECK of the meta word looked for */
+	__u64 at[XG_BURST_MAX] ALIGNED;		/* where a bucket lies: bytes into the memory */
+	__u64 metas[XG_BURST_MAX] ALIGNED;	/* found */
 };
 
-struct found {
-	__u64 *metas;
-	__u32 torn;	/* an entry was written while it was read: look again */
-};
-
-XG_INLINE void unpack(struct keys *keys, const void *packed, const int key_words,
+XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words,
 		      unsigned int count)
 {
 	const char *bytes = packed;
 
 	for (unsigned int i = 0; i < count; i++)
 		for (int word = 0; word < key_words; word++, bytes += sizeof(__u64))
-			memcpy(&keys->words[word][i], bytes, sizeof(__u64));
-	for (unsigned int i = count; i % XG_LANES; i++)
+			memcpy(&plan->words[word][i], bytes, sizeof(__u64));
+	for (unsigned int i = count; i % LANES_MAX; i++) {
 		for (int word = 0; word < key_words; word++)
-			keys->words[word][i] = 0;
+			plan->words[word][i] = 0;
+		plan->metas[i] = 0;
+	}
 }
 
-XG_INLINE void take(const struct xg_session_table *t, const __u64 *entry, const struct keys *keys,
-		    const int key_words, unsigned int i, __u64 used, __u32 match,
-		    struct found *found)
+/* Always inline: see prefetch_bucket(). */
+static inline __attribute__((always_inline)) void call_for(const char *bucket, const int key_words)
 {
-	struct xg_owner_state state;
+	for (unsigned int line = 0; line < BUCKET_BYTES(key_words); line += 64)
+		__builtin_prefetch(bucket + line);
+}
+
+/* The meta word of the entry at `match`, or 0. */
+XG_INLINE __u64 take(const __u64 *bucket, const struct plan *plan, const int key_words,
+		     unsigned int i, __u32 match, __u32 *torn)
+{
+	/* without a match the first entry, whose key is another one */
+	const __u64 *entry = bucket + (__builtin_ctz(match | NO_MATCH) & (NO_MATCH_BIT - 1));
 	__u64 differs = 0;
 	__u64 meta;
 	__u32 fits;
 
 	for (int word = 0; word < key_words; word++)
-		differs |= XG_LOAD64(&entry[word]) ^ keys->words[word][i];
+		differs |= XG_LOAD64(&entry[word]) ^ plan->words[word][i];
 	meta = XG_LOAD64(&entry[key_words]);
-	fits = !(differs | ((meta & USED_AND_CHECK) ^ used));
-	found->torn |= (match != 0) & !fits;
-	state = xg_owner_load(&t->owners[xg_meta_owner(meta)]);
-	found->metas[i] = meta & -(__u64)(fits & counts(meta, state));
+	fits = !(differs | ((meta & USED_AND_CHECK) ^ plan->used[i]));
+	*torn |= (match != 0) & !fits;
+	return meta & -(__u64)fits;
 }
 
 /* Entries moved, or one was torn: those that were not found are looked for again, each alone. */
 static __attribute__((noinline)) void
-find_again(const struct xg_session_table *t, const struct keys *keys, int key_words,
-	   unsigned int count, const __u64 *hashes, __u64 *metas)
+find_again(const struct xg_session_table *t, struct plan *plan, int key_words, unsigned int count)
 {
 	__u64 key[XG_KEY_WORDS_MAX] = { 0 };
 
 	for (unsigned int i = 0; i < count; i++) {
 		for (int word = 0; word < key_words; word++)
-			key[word] = keys->words[word][i];
-		if (!metas[i])
-			metas[i] = xg_session_find_one(t, key, hashes[i]);
+			key[word] = plan->words[word][i];
+		if (!plan->metas[i])
+			plan->metas[i] = xg_session_find_one(t, key, plan->hashes[i]);
 	}
 }
 
 /* ---- any processor ---- */
 
 #define XG_ISA(name) name##_any
+#define XG_LANES 2u
 #define XG_TARGET
 
 XG_INLINE __u32 match4_any(const __u64 *bucket, __u64 key, __u64 used)
@@ -117,6 +129,7 @@ XG_INLINE __u32 match6_any(const __u64 *bucket, __u64 key0, __u64 key1, __u64 ke
 /* ---- AVX-512 ---- */
 
 #define XG_ISA(name) name##_avx512
+#define XG_LANES 8u
 #define XG_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,bmi,bmi2")))
 
 XG_TARGET XG_INLINE __u32 match4_avx512(const __u64 *bucket, __u64 key, __u64 used)
@@ -157,6 +170,7 @@ XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, __u64 key0, __u64 k
 /* ---- AVX2 ---- */
 
 #define XG_ISA(name) name##_avx2
+#define XG_LANES 4u
 #define XG_TARGET __attribute__((target("avx2,bmi,bmi2")))
 
 XG_TARGET XG_INLINE __u32 same_avx2(const __u64 *words, __m256i mask, __m256i want)

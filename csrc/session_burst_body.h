@@ -2,97 +2,132 @@
 /*
  * The burst look-up for one instruction set; session_burst.c includes it once for each.
  *
- * It defines XG_ISA(name), XG_TARGET, and two functions that say where in a bucket a session may
- * lie: XG_ISA(match4) and XG_ISA(match6). No branch depends on what is found: a wrong guess costs
- * more than the rest of a look-up.
+ * It defines XG_ISA(name), XG_TARGET, XG_LANES (how many sessions are hashed at once), and two
+ * functions that say where in a bucket a session may lie: XG_ISA(match4) and XG_ISA(match6). No
+ * branch depends on what is found: a wrong guess costs more than the rest of a look-up.
  */
 
-/* SipHash-1-3 (siphash.h) of XG_LANES sessions at once. */
-XG_TARGET XG_INLINE void XG_ISA(hash)(const __u64 hash_key[2], const struct keys *keys,
-					  const int key_words, unsigned int at, __u64 *hashes)
+typedef __u64 XG_ISA(lanes) __attribute__((vector_size(XG_LANES * sizeof(__u64))));
+
+/* SipHash-1-3 (siphash.h) of XG_LANES sessions at once, and what follows from it. */
+XG_TARGET XG_INLINE void XG_ISA(locate)(const __u64 hash_key[2], __u64 bucket_mask,
+					    struct plan *plan, const int key_words,
+					    unsigned int at)
 {
-	xg_lanes v0 = (xg_lanes){ 0 } + (hash_key[0] ^ XG_SIP_INIT0);
-	xg_lanes v1 = (xg_lanes){ 0 } + (hash_key[1] ^ XG_SIP_INIT1);
-	xg_lanes v2 = (xg_lanes){ 0 } + (hash_key[0] ^ XG_SIP_INIT2);
-	xg_lanes v3 = (xg_lanes){ 0 } + (hash_key[1] ^ XG_SIP_INIT3);
+	XG_ISA(lanes) v0 = (XG_ISA(lanes)){ 0 } + (hash_key[0] ^ XG_SIP_INIT0);
+	XG_ISA(lanes) v1 = (XG_ISA(lanes)){ 0 } + (hash_key[1] ^ XG_SIP_INIT1);
+	XG_ISA(lanes) v2 = (XG_ISA(lanes)){ 0 } + (hash_key[0] ^ XG_SIP_INIT2);
+	XG_ISA(lanes) v3 = (XG_ISA(lanes)){ 0 } + (hash_key[1] ^ XG_SIP_INIT3);
 
 	for (int i = 0; i <= key_words; i++) {
-		xg_lanes word = (xg_lanes){ 0 } + XG_SIP_LENGTH(key_words);
+		XG_ISA(lanes) word = (XG_ISA(lanes)){ 0 } + XG_SIP_LENGTH(key_words);
 
 		if (i < key_words)
-			memcpy(&word, &keys->words[i][at], sizeof(word));
+			memcpy(&word, &plan->words[i][at], sizeof(word));
 		v3 ^= word;
 		XG_SIP_ROUND(v0, v1, v2, v3);
 		v0 ^= word;
 	}
-	v2 ^= (xg_lanes){ 0 } + XG_SIP_FINAL;
+	v2 ^= (XG_ISA(lanes)){ 0 } + XG_SIP_FINAL;
 	for (int i = 0; i < 3; i++)
 		XG_SIP_ROUND(v0, v1, v2, v3);
 	v0 ^= v1 ^ v2 ^ v3;
-	memcpy(&hashes[at], &v0, sizeof(v0));
+	memcpy(&plan->hashes[at], &v0, sizeof(v0));
+	v1 = v0 >> 32 | USED;	/* xg_hash_check() */
+	memcpy(&plan->used[at], &v1, sizeof(v1));
+	v1 = ((v0 & bucket_mask) + 1) * BUCKET_BYTES(key_words);	/* xg_hash_bucket1() */
+	memcpy(&plan->at[at], &v1, sizeof(v1));
 }
 
-XG_TARGET XG_INLINE __u32 XG_ISA(match)(const __u64 *bucket, const struct keys *keys,
-					    const int key_words, unsigned int i, __u64 used)
+/* xg_meta_valid() of XG_LANES meta words at once: those of which it is not true become 0.
+ * Of the others goes what is said of their places. */
+XG_TARGET XG_INLINE void XG_ISA(leave_valid)(const struct xg_owner_state *owners, __u64 *metas)
 {
+	XG_ISA(lanes) meta, state, epoch, known, previous;
+
+	memcpy(&meta, metas, sizeof(meta));
+	for (unsigned int i = 0; i < XG_LANES; i++)
+		state[i] = XG_LOAD64(&owners[xg_meta_owner(metas[i])]);
+	epoch = meta >> XG_META_EPOCH_SHIFT & 0xff;
+	known = -(state / XG_STATE_FLAG(XG_OWNER_ACTIVE) & 1);
+	previous = -(state / XG_STATE_FLAG(XG_OWNER_PREVIOUS) & 1);
+	previous &= (XG_ISA(lanes))(epoch == ((state - 1) & 0xff));
+	known &= (XG_ISA(lanes))(epoch == (state & 0xff)) | previous;
+	known |= (XG_ISA(lanes))((meta >> XG_META_OWNER_SHIFT & 0xffff) == XG_HOST_UNOWNED);
+	meta &= known & ~PLACES;
+	memcpy(metas, &meta, sizeof(meta));
+}
+
+/* Looks in the bucket at plan->at[i]. Writes the meta word, valid or not, or 0. Returns what
+ * `match` said. */
+XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct plan *plan,
+					    const int key_words, unsigned int i, __u32 *torn)
+{
+	const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
+	__u32 match;
+
 	if (key_words == 1)
-		return XG_ISA(match4)(bucket, keys->words[0][i], used);
-	return XG_ISA(match6)(bucket, keys->words[0][i], keys->words[1][i], keys->words[2][i],
-			      used);
+		match = XG_ISA(match4)(bucket, plan->words[0][i], plan->used[i]);
+	else
+		match = XG_ISA(match6)(bucket, plan->words[0][i], plan->words[1][i],
+				       plan->words[2][i], plan->used[i]);
+	plan->metas[i] = take(bucket, plan, key_words, i, match, torn);
+	return match;
 }
 
-/* Looks in one of a session's buckets. Writes its meta word, or 0. Returns what `match` said. */
-XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const struct xg_session_table *t,
-					    const struct keys *keys, const int key_words,
-					    unsigned int i, __u32 bucket, __u64 hash,
-					    struct found *found)
+/* The first bucket of each session. Returns how many may lie in their second: those of `rest`. */
+XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct plan *plan,
+							 const int key_words, unsigned int count,
+							 __u8 *rest, __u32 *torn)
 {
-	const __u64 *words = entry_at(t, bucket * XG_BUCKET_ENTRIES);
-	__u64 used = xg_hash_check(hash) | USED;
-	__u32 match = XG_ISA(match)(words, keys, key_words, i, used);
+	unsigned int left = 0;
 
-	/* without a match the first entry, whose key is another one */
-	take(t, words + (__builtin_ctz(match | NO_MATCH) & (NO_MATCH_BIT - 1)), keys, key_words, i,
-	     used, match, found);
-	return match;
+	for (unsigned int i = 0; i < count; i++) {
+		const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
+		__u32 match = XG_ISA(probe)(memory, plan, key_words, i, torn);
+
+		rest[left] = (__u8)i;
+		left += (match == 0) & xg_meta_goes_beyond(XG_LOAD64(&bucket[key_words]));
+	}
+	return left;
 }
 
 XG_TARGET XG_INLINE void XG_ISA(find)(const struct xg_session_table *t, const void *packed,
 					  const int key_words, unsigned int count, __u64 *metas)
 {
-	__u64 hashes[XG_BURST_MAX] __attribute__((aligned(64)));
-	struct found found = { .metas = metas };
+	const __u64 hash_key[2] = { t->header->hash_key[0], t->header->hash_key[1] };
+	const char *memory = (const char *)t->memory;
+	const __u32 bucket_mask = t->bucket_mask;
 	__u8 rest[XG_BURST_MAX];
-	unsigned int left = 0;
-	struct keys keys;
+	unsigned int left;
+	__u32 torn = 0;
+	struct plan plan;
 	__u64 moves;
 
-	unpack(&keys, packed, key_words, count);
-	for (unsigned int at = 0; at < count; at += XG_LANES)
-		XG_ISA(hash)(t->header->hash_key, &keys, key_words, at, hashes);
-	for (unsigned int i = 0; i < count; i++) /* start all misses before waiting on any */
-		prefetch_bucket(t, xg_hash_bucket1(hashes[i], t->bucket_mask));
+	unpack(&plan, packed, key_words, count);
+	for (unsigned int at = 0; at < count; at += XG_LANES) {
+		XG_ISA(locate)(hash_key, bucket_mask, &plan, key_words, at);
+		for (unsigned int i = at; i < at + XG_LANES; i++)
+			call_for(memory + plan.at[i], key_words);
+	}
 	/* Acquire: with a raised counter comes the copy that it announces. */
 	moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
-	for (unsigned int i = 0; i < count; i++) {
-		__u32 bucket = xg_hash_bucket1(hashes[i], t->bucket_mask);
-		__u32 match = XG_ISA(probe)(t, &keys, key_words, i, bucket, hashes[i], &found);
+	left = XG_ISA(probe_first)(memory, &plan, key_words, count, rest, &torn);
+	for (unsigned int k = 0; k < left; k++) {
+		__u64 bucket = xg_hash_bucket2(plan.hashes[rest[k]], bucket_mask);
 
-		rest[left] = (__u8)i;
-		left += !match & goes_beyond(t, bucket);
+		plan.at[rest[k]] = (bucket + 1) * BUCKET_BYTES(key_words);
+		call_for(memory + plan.at[rest[k]], key_words);
 	}
 	for (unsigned int k = 0; k < left; k++)
-		prefetch_bucket(t, xg_hash_bucket2(hashes[rest[k]], t->bucket_mask));
-	for (unsigned int k = 0; k < left; k++) {
-		unsigned int i = rest[k];
-		__u32 bucket = xg_hash_bucket2(hashes[i], t->bucket_mask);
-
-		XG_ISA(probe)(t, &keys, key_words, i, bucket, hashes[i], &found);
-	}
+		XG_ISA(probe)(memory, &plan, key_words, rest[k], &torn);
+	for (unsigned int at = 0; at < count; at += XG_LANES)
+		XG_ISA(leave_valid)(t->owners, &plan.metas[at]);
 	/* Acquire: the counter is read after the probes, not before (arm64). */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (found.torn || __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) != moves)
-		find_again(t, &keys, key_words, count, hashes, metas);
+	if (torn || __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) != moves)
+		find_again(t, &plan, key_words, count);
+	memcpy(metas, plan.metas, count * sizeof(*metas));
 }
 
 XG_TARGET static void XG_ISA(find4)(const struct xg_session_table *t, const void *keys,
@@ -108,4 +143,5 @@ XG_TARGET static void XG_ISA(find6)(const struct xg_session_table *t, const void
 }
 
 #undef XG_ISA
+#undef XG_LANES
 #undef XG_TARGET

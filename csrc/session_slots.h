@@ -83,17 +83,6 @@ static inline bool is_valid(const struct xg_session_table *t, __u64 meta)
 	return xg_meta_valid(meta, xg_owner_load(&t->owners[xg_meta_owner(meta)]));
 }
 
-/* xg_meta_valid() of a word that is used, without a branch. */
-static inline __u32 counts(__u64 meta, struct xg_owner_state state)
-{
-	__u8 epoch = xg_meta_epoch(meta);
-	__u32 is_previous = ((state.flags & XG_OWNER_PREVIOUS) != 0) &
-			    (epoch == (__u8)(state.epoch - 1));
-
-	return (xg_meta_owner(meta) == XG_HOST_UNOWNED) |
-	       (((state.flags & XG_OWNER_ACTIVE) != 0) & ((epoch == state.epoch) | is_previous));
-}
-
 static inline bool is_used(__u64 meta)
 {
 	return xg_meta_flags(meta) & XG_META_USED;
@@ -104,6 +93,9 @@ static inline bool is_evictable(__u64 meta)
 {
 	return (xg_meta_flags(meta) & XG_META_LINGER) || xg_meta_owner(meta) == XG_HOST_UNOWNED;
 }
+
+/* What is said of the entry's place is nobody's business outside the table. */
+#define PLACES ((__u64)(XG_META_AWAY | XG_META_BEYOND) << XG_META_FLAGS_SHIFT)
 
 static inline bool is_away(__u64 meta)
 {

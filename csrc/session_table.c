@@ -156,7 +156,7 @@ __u64 xg_session_find_one(const struct xg_session_table *t, const __u64 *key, __
 		if (__atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) == moves)
 			break;
 	}
-	return meta && is_valid(t, meta) ? meta : 0;
+	return meta && is_valid(t, meta) ? meta & ~PLACES : 0;
 }
 
 /* The slot of a key in one bucket, or XG_NO_SLOT. For the writer. */
@@ -206,7 +206,7 @@ int xg_session_table_get_at(const struct xg_session_table *t, __u32 slot, __u64 
 {
 	if (slot == XG_NO_SLOT || !is_valid(t, meta_at(t, slot)))
 		return -ENOENT;
-	*meta = meta_at(t, slot);
+	*meta = meta_at(t, slot) & ~PLACES;
 	*cold = t->cold[slot];
 	return 0;
 }
@@ -377,7 +377,7 @@ int xg_session_table_next_of_owner(const struct xg_session_table *t, __u64 *curs
 	for (; i < capacity && slots > 0; i++, slots--) {
 		__u32 slot = (__u32)i;
 
-		*meta = meta_at(t, slot);
+		*meta = meta_at(t, slot) & ~PLACES;
 		if (xg_meta_owner(*meta) != owner || !is_valid(t, *meta))
 			continue;
 		memcpy(key, entry_at(t, slot), t->key_words * sizeof(*key));

@@ -194,19 +194,34 @@ static void test_bursts(int family)
 	xg_session_table_destroy(t);
 }
 
-/* The validity without a branch is the one of session_lookup.h. */
-static void test_counts(void)
+/* Each state of an owner, for sessions of each epoch and marks: as session_lookup.h has it. */
+static void test_validity_in_bursts(void)
 {
-	for (__u32 flags = 0; flags < 4; flags++)
-		for (__u32 epochs = 0; epochs < 1 << 16; epochs++) {
-			struct xg_owner_state state = { (__u8)epochs, (__u8)flags, 0, 0 };
-			__u8 epoch = (__u8)(epochs >> 8);
-			__u64 meta = xg_meta_make(5, 1, epoch, 0);
-			__u64 mark = xg_meta_make(5, XG_HOST_UNOWNED, epoch, 0);
+	const struct xg_owner_state before = owners[8];
+	struct xg_session_table *t = make(4, 4096);
+	__u64 numbers[256], expected[256], valid = 0;
+	struct xg_session_cold cold;
 
-			assert(counts(meta, state) == (__u32)xg_meta_valid(meta, state));
-			assert(counts(mark, state) == (__u32)xg_meta_valid(mark, state));
+	for (int i = 0; i < 256; i++) {
+		numbers[i] = (__u64)i;
+		owners[8] = (struct xg_owner_state){ (__u8)i, XG_OWNER_ACTIVE, 0, 0 };
+		assert(put(t, numbers[i], i % 16 ? 8 : XG_HOST_UNOWNED, 0, 0) == 0);
+	}
+	for (__u32 epoch = 0; epoch < 256; epoch++)
+		for (__u32 flags = 0; flags < 4; flags++) {
+			owners[8] = (struct xg_owner_state){ (__u8)epoch, (__u8)flags, 9, 0 };
+			for (int i = 0; i < 256; i++) {
+				expected[i] = 0;
+				(void)xg_session_table_get(t, &numbers[i], &expected[i], &cold);
+				valid += expected[i] != 0;
+			}
+			for (int i = 0; i < 256; i += XG_BURST_MAX)
+				find_by_each(t, &numbers[i], XG_BURST_MAX, &expected[i]);
 		}
+	/* marks always, each epoch twice as the present one and once as the one before */
+	assert(valid > 16 * 1024 + 3 * 200 && valid <= 16 * 1024 + 3 * 240);
+	owners[8] = before;
+	xg_session_table_destroy(t);
 }
 
 static void test_four_fifths_without_refusal(int family)
@@ -428,7 +443,7 @@ int main(void)
 		owners[host].flags = XG_OWNER_ACTIVE;
 	test_hash_vectors();
 	test_errors();
-	test_counts();
+	test_validity_in_bursts();
 	test_full_count();
 	test_full_neighbourhood();
 	test_epochs();
