@@ -324,4 +324,4 @@ class CounterAttributes:
 
     @property
     def tx_refused(self) -> int:
-        """Frames that the kernel refused to send for the loop. Ends no frame."""
+        """Frames that the loop or the kernel refused to send: a bad descriptor. Ends no frame."""

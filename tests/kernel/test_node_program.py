@@ -342,11 +342,13 @@ def test_a_live_host_explains_by_its_kernels_sockets(hosts: Pair) -> None:
         del held
 
 
-def test_a_tunnel_packet_is_not_explained(host: AgentHost) -> None:
+def test_what_claims_to_be_a_tunnel_packet_is_explained_as_the_program_ends_it(
+    host: AgentHost,
+) -> None:
     with running(host) as node:
         inner = Session(
             IPv4Address("10.8.0.12"), 50000, IPv4Address(host.address),
             node.config.dataplane.tunnel_port, "udp",
         )  # fmt: skip
-        with pytest.raises(ValueError, match="explain the packet inside"):
-            node.explain(frame_of(inner))
+        assert node.explain(frame_of(inner)).ending == "tunnel_malformed"
+        agreed(node, frame_of(inner))
