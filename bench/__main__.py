@@ -28,7 +28,7 @@ from bench import (
 )
 from bench.result_file import DETAILS, PROSE, Result, ResultError
 
-BENCHMARKS = {
+BENCHMARKS: Final[dict[str, Callable[[int], list[dict[str, Any]]]]] = {
     "formats": formats.run,
     "forward": forward.run,
     "gossip": gossip.run,
@@ -105,7 +105,7 @@ def benchmark(name: str) -> click.Command:
         if pin:
             run_on(pin)
         described = machine.describe()  # before it is made busy
-        rows = run_gossip(seed, **more) if name == "gossip" else BENCHMARKS[name](seed)
+        rows = run_gossip(seed, **more) if more else BENCHMARKS[name](seed)
         show(name, rows)
         if path:
             command = command_of(name, {"seed": seed, "pin": pin, **more})

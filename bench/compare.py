@@ -143,9 +143,10 @@ def _middle(ordered: Sequence[float]) -> float:
 def interval_of_ranges(old: Figure, new: Figure) -> Interval | None:
     """Of rows that kept no samples: as far apart, and as close, as the ranges allow."""
     edges = (old.low, old.high, new.low, new.high)
-    if any(edge is None or edge <= 0 for edge in edges) or old.value <= 0:
+    positive = [edge for edge in edges if edge is not None and edge > 0]
+    if len(positive) < len(edges) or old.value <= 0:
         return None
-    old_low, old_high, new_low, new_high = (edge for edge in edges if edge is not None)
+    old_low, old_high, new_low, new_high = positive
     return Interval(new.value / old.value, new_low / old_high, new_high / old_low)
 
 
@@ -259,7 +260,7 @@ def compare(
 
 def _words(identity: Identity, row: Row, keys: Sequence[str]) -> str:
     """A row's name; the whole identity if its telling keys say nothing."""
-    named = label(row, keys) or label(row, names(row))
+    named = label(row, keys) or label(row, (key for key in names(row) if key != "unit"))
     number = dict(identity).get("number")
     return f"{named} ({number})" if number else named
 

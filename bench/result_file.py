@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 Row = dict[str, Any]
 
@@ -109,7 +109,7 @@ def read(path: Path) -> Result:
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """A figure, that is: no bool, no None, no NaN."""
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
@@ -150,11 +150,10 @@ def identities(rows: Iterable[Row]) -> dict[Identity, Row]:
 
 
 def telling(rows: Sequence[Row]) -> list[str]:
-    """The names in which rows differ, in their order; `unit` only if nothing else does."""
+    """The names in which rows differ, in their order; the unit is shown beside its figure."""
     told = [names(row) for row in rows]
-    keys = dict.fromkeys(key for one in told for key in one)
-    differ = [key for key in keys if len({one.get(key) for one in told}) > 1]
-    return [key for key in differ if key != "unit"] or differ
+    keys = dict.fromkeys(key for one in told for key in one if key != "unit")
+    return [key for key in keys if len({one.get(key) for one in told}) > 1]
 
 
 def label(row: Row, keys: Iterable[str]) -> str:
