@@ -306,7 +306,7 @@ def show(console: Console, compared: Sequence[Compared]) -> None:
             unit,
             _percent(interval.ratio) if interval else "",
             f"{_percent(interval.low)} .. {_percent(interval.high)}" if interval else "",
-            one.verdict.value + (f" ({one.why})" if one.why else ""),
+            one.verdict.value,
         )
         table.add_row(*map(Text, cells))  # what a file says is no markup
     console.print(table)
@@ -320,7 +320,8 @@ def run(console: Console, old: Result, new: Result, least_percent: float = LEAST
     """
     compared, missing = compare(old, new, least_percent)
     show(console, compared)
-    for line in (*missing, *differences(old.machine, new.machine)):
+    reasons = [f"{one.what}: {one.verdict.value}: {one.why}" for one in compared if one.why]
+    for line in (*reasons, *missing, *differences(old.machine, new.machine)):
         console.print(line, markup=False, soft_wrap=True)
     found = [one.verdict for one in compared]
     counts = [f"{found.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in found]

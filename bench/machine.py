@@ -151,6 +151,11 @@ def repeat(measure: Callable[[], float], times: int) -> dict[str, Any]:
     samples = [measure() for _ in range(times)]
     while not is_steady(samples) and len(samples) < MORE * times:
         samples.append(measure())
+    return summary(samples)
+
+
+def summary(samples: Sequence[float]) -> dict[str, Any]:
+    """What a row says of its samples."""
     return {
         "value": round(statistics.median(samples), DIGITS),
         "min": round(min(samples), DIGITS),

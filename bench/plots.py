@@ -249,6 +249,10 @@ def _has(*keys: str) -> Callable[[Row], bool]:
     return lambda row: all(is_number(row.get(key)) for key in keys)
 
 
+def _each(unit: str) -> Callable[[Row], bool]:
+    return lambda row: is_number(row.get("value")) and row.get("unit") == f"ns per {unit}"
+
+
 def _cost_of(family: int) -> Callable[[Row], bool]:
     def chosen(row: Row) -> bool:
         is_time = str(row.get("unit", "")).startswith("ns")
@@ -283,7 +287,8 @@ def _is(*whats: str) -> Callable[[Row], bool]:
 
 
 def _compared(row: Row) -> bool:
-    return "forwarder" in row and "peer" in row and is_number(row.get("ours"))
+    named = isinstance(row.get("forwarder"), str) and isinstance(row.get("peer"), str)
+    return named and is_number(row.get("ours"))
 
 
 def _ratio(row: Row) -> bool:
@@ -337,7 +342,10 @@ PLOTS: Final[dict[str, tuple[Plot, ...]]] = {
             "a host may be silent; and the processors, which all agents share here.",
         ),
     ),
-    "micro": (Plot("micro", f"One call from Python. {RANGE}", _has("value"), single),),
+    "micro": tuple(
+        Plot(f"micro_{unit}", f"Calls from Python, for each {unit}. {RANGE}", _each(unit), single)
+        for unit in ("key", "frame", "datagram")
+    ),
 }
 
 

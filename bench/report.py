@@ -207,11 +207,12 @@ def section_lines(result: Result, known: Sequence[dict[str, Any]]) -> Iterator[s
     told = SECTIONS.get(result.name)
     yield f"## {told.title if told else word(result.name)}\n"
     yield f"{made_by(result, known)}; {of_the_run(result)}.\n"
-    if told:
+    pictures = list(plot_lines(result, known))
+    if told and not pictures:
         yield f"Bound by: {told.bound_by}\n"
     for sentence in prose(result.rows):
         yield f"{sentence}\n"
-    yield from plot_lines(result, known)
+    yield from pictures
     for title, rows in groups(result):
         if title:
             yield f"### {title}\n"
