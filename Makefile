@@ -17,11 +17,11 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	setup.py pyproject.toml
 
 .PHONY: help setup demo test test-full test-zerocopy guest sim lint stubs docs bench bench-setup \
-	clean
+	report clean
 
 help:
-	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | lint | docs |" \
-		"stubs | clean"
+	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | report |" \
+		"lint | docs | stubs | clean"
 
 setup: $(VENV)/.built
 
@@ -84,9 +84,14 @@ bench-setup: setup
 	$(call install_debian,$(DEBIAN_BENCH))
 
 bench: bench-setup
-	for name in lookup xdp forward overhead gossip; do \
+	for name in lookup xdp forward formats overhead gossip; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
+	$(BIN)/python -m pytest -q bench/micro --benchmark-json=bench/results/micro.json
+
+# docs/benchmarks.md and its plots, of what bench/results/ holds; measures nothing.
+report: setup
+	$(BIN)/python -m bench report
 
 # The gossip in virtual time, with faults, over many seeds.
 SEEDS ?= 1000

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from bench import programs
 from bench.forwarders import FORWARDERS, Forwarder, Running, Setting
 from bench.link import DRAIN_S, HOST, SENDER, VIP, Link
-from bench.machine import turns
+from bench.machine import rounded, turns
 from bench.world import World
 
 BOUND_BY: Final = (
@@ -226,6 +226,8 @@ def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) ->
         **cpu_times(mine, peer),
         **mine.paced,
         "theirs_lost_inside": peer.paced["lost_inside"],
+        "samples": rounded(mine.returned),
+        "theirs_samples": rounded(peer.returned),
     }
 
 

@@ -111,7 +111,7 @@ def apply_row(sessions: int, repeats: int) -> Row:
         "M records/s",
         APPLY_TARGETS.get(sessions, "10 M/s"),
         entries=sessions,
-        **{key: spread[key] for key in ("min", "max")},
+        **{key: spread[key] for key in machine.SPREAD},
         closes=round(sorted(closes)[len(closes) // 2], 2),
         records_a_section=FULL,
     )
@@ -185,7 +185,7 @@ def encode_rows(sessions: int, repeats: int) -> list[Row]:
     rows = []
     for labels, measure in cases:
         spread = machine.repeat(measure, repeats)
-        more = {key: spread[key] for key in ("min", "max")}
+        more = {key: spread[key] for key in machine.SPREAD}
         rows.append(
             row("encode", spread["value"], "M records/s", "10 M/s", entries=count * FULL,
                 **more, **labels)

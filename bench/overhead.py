@@ -22,7 +22,7 @@ from typing import Any, Final
 from rich.progress import Progress
 
 from bench import programs
-from bench.machine import turns
+from bench.machine import rounded, turns
 from bench.world import World
 from pyxdp_gossip.bpf_object import BpfObject
 from pyxdp_gossip.dataplane_settings import DataplaneSettings
@@ -351,6 +351,8 @@ def row(load: Load, mine: str, peer: str, figures: Figures, effort: Effort) -> d
         "cpu_us": round(ours_us, 2),
         "theirs_cpu_us": round(theirs_us, 2),
         "added_us": round(ours_us - theirs_us, 2),
+        "samples": rounded(ours_rates),
+        "theirs_samples": rounded(their_rates),
     }
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Micro-benchmarks of single calls: `pytest bench/micro --benchmark-json=FILE`."""
