@@ -1,78 +1,138 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Cost of one look-up in the session table, in bursts, over its size and share of hits.
+"""Cost of one look-up in the session table, beside other tables, over its size and share of hits.
 
-What bounds the number: memory. The smallest table fits the cache and shows the code alone.
+`bench/csrc/lookup_peers.c` measures: one process, one core, the same sessions and questions for
+all, round by round. What bounds the number: instructions as long as the table fits the cache, then
+how many cache lines are on their way at once.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from typing import Any
+import json
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any, Final
 
-from bench.machine import repeat
-from pyxdp_gossip._native import OwnerStates, SessionTable
+from rich.progress import Progress
+
+from bench import programs
+from bench.machine import rounded, spread_percent
+from pyxdp_gossip._native import SessionTable
 from pyxdp_gossip.dataplane_settings import buckets_for
+from pyxdp_gossip.templates import HeaderTemplate
 
-REPEATS = 7
-LOOKUPS = 1 << 19
-OWNER = 1
-ENTRIES = {4: (10_000, 100_000, 1_000_000), 6: (10_000, 1_000_000)}
-KEY_LEN = {4: 8, 6: 24}
+ROUNDS: Final = 15
+SIZES: Final = {
+    4: (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000),
+    6: (10_000, 100_000, 1_000_000, 10_000_000),
+}
+BUCKET_ENTRIES: Final = 4
+FULL: Final = 0.8  # the load that tables are made for
+OURS, PIPELINE, PEER = "ours", "pipeline", "rte_hash"
+PEERS: Final = {
+    OURS: (PEER, "libcuckoo", "ours_avx2", "ours_any", "floor"),
+    PIPELINE: (PEER, "pipeline_1500", "pipeline_floors"),
+}
+# At half hits a look-up costs so much of rte_hash's; a whole stray no more than that look-up.
+TARGETS: Final = {
+    (OURS, 4, 1_000_000, 50): 0.5,
+    (OURS, 4, 10_000_000, 50): 0.5,
+    (OURS, 6, 1_000_000, 50): 0.6,
+    (PIPELINE, 4, 1_000_000, 100): 1.0,
+}
+BOUND_BY: Final = "cache lines on their way at once; instructions while the table fits the cache"
+NO_PEER: Final = "no libdpdk-dev: `make bench-setup` installs it"
 
 
-def make_keys(family: int, count: int, generator: random.Random) -> list[bytes]:
-    """Distinct random keys: client address, client port, slot 0."""
-    keys: set[bytes] = set()
-    while len(keys) < count:
-        if family == 4:
-            keys.add(generator.randbytes(6) + bytes(2))
-        else:
-            keys.add(generator.randbytes(18) + bytes(6))
-    return sorted(keys)
-
-
-def measure(family: int, entries: int, generator: random.Random) -> list[dict[str, Any]]:
-    """Rows for hits of all, half and none of the keys."""
-    owners = OwnerStates()
-    owners.activate(OWNER)
-    table = SessionTable(family, buckets_for(entries), owners)
-    known = make_keys(family, entries, generator)
-    for key in known:
-        table.put(key, OWNER)
-    unknown = make_keys(family, min(entries, LOOKUPS), generator)
-    rows = []
-    for hit_percent in (100, 50, 0):
-        asked = b"".join(
-            generator.choice(known if generator.randrange(100) < hit_percent else unknown)
-            for _ in range(LOOKUPS)
-        )
-
-        def look(asked: bytes = asked) -> float:
-            begin = time.perf_counter_ns()
-            table.find_burst(asked)
-            return (time.perf_counter_ns() - begin) / LOOKUPS
-
-        rows.append(
-            {
-                "family": family,
-                "entries": entries,
-                "hit_percent": hit_percent,
-                "bytes_per_session": round(table.memory_bytes / entries, 1),
-                "memory": "anonymous",
-                "unit": "ns per key",
-                **repeat(look, REPEATS),
-            }
-        )
+def run(seed: int, sizes: dict[int, Sequence[int]] | None = None) -> list[dict[str, Any]]:
+    """All rows."""
+    chosen = sizes or SIZES
+    rows: list[dict[str, Any]] = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("lookup", total=sum(len(ones) for ones in chosen.values()))
+        for family, entries in [(key, one) for key, ones in chosen.items() for one in ones]:
+            progress.update(task, description=f"{entries:,} sessions over IPv{family}")
+            rows += measure(family, entries, seed)
+            progress.advance(task)
     return rows
 
 
-def run(seed: int) -> list[dict[str, Any]]:
-    """All rows."""
-    generator = random.Random(seed)
+def measure(
+    family: int, entries: int, seed: int, *, rounds: int = ROUNDS, pages: str = "huge"
+) -> list[dict[str, Any]]:
+    """Rows of one table, for hits of all, half and none of the questions.
+
+    Args:
+        pages: "huge" for 2 MiB where the kernel gives them, "small" for 4 KiB.
+    """
+    buckets = buckets_for(entries)
+    with tempfile.NamedTemporaryFile() as headers:
+        headers.write(_headers().pack())
+        headers.flush()
+        argv = [programs.lookup_peers(), family, entries, buckets, rounds, seed, pages]
+        words = [*map(str, argv), headers.name]
+        output = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    played: dict[int, list[dict[str, Any]]] = {}
+    for line in output.splitlines():
+        one = json.loads(line)
+        played.setdefault(one["hit_percent"], []).append(one)
+    bytes_used = SessionTable.required_bytes(family, buckets)
     return [
-        row
-        for family, sizes in ENTRIES.items()
-        for entries in sizes
-        for row in measure(family, entries, generator)
+        {
+            "what": "forward" if ours == PIPELINE else "look up",
+            "family": family,
+            "entries": entries,
+            "hit_percent": percent,
+            "pages": pages,
+            "unit": "ns per frame" if ours == PIPELINE else "ns per key",
+            **_figures(ones, ours),
+            **_judged(family, entries, percent, ours),
+            "bytes_per_session": round(bytes_used / entries, 1),
+            "bytes_when_full": round(bytes_used / (buckets * BUCKET_ENTRIES * FULL), 1),
+            "rounds": rounds,
+            "bound_by": BOUND_BY,
+        }
+        for percent, ones in played.items()
+        for ours in (OURS, PIPELINE)
+        if ours in ones[0]
     ]
+
+
+def _headers() -> HeaderTemplate:
+    return HeaderTemplate.build(
+        source=IPv4Address("192.0.2.1"), destination=IPv4Address("192.0.2.2"),
+        source_mac=bytes(6), destination_mac=bytes(6), mtu=9000, cookie=bytes(8), tunnel_port=6080,
+    )  # fmt: skip
+
+
+def _figures(played: Sequence[dict[str, Any]], ours_is: str) -> dict[str, Any]:
+    """Medians of all, and of ours over rte_hash's: paired, round by round."""
+    ours = [one[ours_is] for one in played]
+    found: dict[str, Any] = {
+        "value": round(statistics.median(ours), 2),
+        "min": round(min(ours), 2),
+        "max": round(max(ours), 2),
+        "spread_percent": round(spread_percent(ours), 1),
+        "samples": rounded(ours),
+    }
+    for name in PEERS[ours_is]:
+        if name in played[0]:
+            found[name] = round(statistics.median(one[name] for one in played), 2)
+    if PEER not in played[0]:
+        return found | {"peer": PEER, "ratio": None, "note": NO_PEER}
+    pairs = [one[ours_is] / one[PEER] for one in played]
+    found |= {
+        "peer": PEER,
+        "ratio": round(statistics.median(pairs), 3),
+        "ratio_min": round(min(pairs), 3),
+        "ratio_max": round(max(pairs), 3),
+    }
+    return found
+
+
+def _judged(family: int, entries: int, percent: int, ours: str) -> dict[str, Any]:
+    target = TARGETS.get((ours, family, entries, percent))
+    return {"target": f"ratio <= {target}"} if target else {}

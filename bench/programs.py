@@ -32,17 +32,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _is_fresh(target: Path, source: Path) -> bool:
-    inputs = [source, *CSRC.glob("*.h"), *(CSRC / "bpf").glob("*.h")]
+    inputs = [source]
+    for folder in (CSRC, CSRC / "bpf", HERE / "csrc"):
+        inputs += folder.glob("*.h")
     newest = max(path.stat().st_mtime for path in inputs)
     return target.exists() and target.stat().st_mtime > newest
 
 
-def _compile(target: Path, source: Path, argv: list[str], *libraries: str) -> None:
+def _compile(target: Path, source: Path, argv: list[str], *libraries: str | Path) -> None:
     if _is_fresh(target, source):
         return
     BUILD.mkdir(exist_ok=True)
     new = target.with_name(f"{target.name}.{os.getpid()}")
-    subprocess.run([*argv, str(source), "-o", str(new), *libraries], check=True)
+    subprocess.run([*argv, source, "-o", new, *libraries], check=True)
     new.replace(target)
 
 
@@ -70,6 +72,45 @@ def opener() -> Path:
     target = BUILD / "opener"
     argv = ["cc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
     _compile(target, HERE / "csrc" / "opener.c", argv)
+    return target
+
+
+def lookup_peers() -> Path:
+    """Compiles the contest of look-ups if need be, with those of the peers that are installed."""
+    flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fno-strict-aliasing", f"-I{CSRC}"]
+    sources = [
+        CSRC / "session_table.c", CSRC / "session_room.c", CSRC / "session_burst.c",
+        CSRC / "forward.c", HERE / "csrc" / "lookup_pipeline.c",
+    ]  # fmt: skip
+    objects, defines, libraries = [], [], []
+    for source in sources:
+        objects.append(_object(source, ["cc", *flags]))
+    dpdk = subprocess.run(["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True)
+    if dpdk.returncode == 0:
+        theirs = [*flags, *dpdk.stdout.split()]
+        objects.append(_object(HERE / "csrc" / "lookup_rte.c", ["cc", *theirs]))
+        defines.append("-DWITH_DPDK")
+        libraries += ["-lrte_hash", "-lrte_eal"]
+    if Path("/usr/include/libcuckoo").is_dir():
+        theirs = ["c++", "-O2", "-std=c++17", "-Wall", "-Wextra", "-msse4.2", f"-I{CSRC}"]
+        objects.append(_object(HERE / "csrc" / "lookup_cuckoo.cc", theirs))
+        defines.append("-DWITH_CUCKOO")
+        libraries += ["-lstdc++", "-lpthread"]
+    target = BUILD / "-".join(["lookup_peers", *(one[7:].lower() for one in defines)])
+    main = HERE / "csrc" / "lookup_peers.c"
+    if any(one.stat().st_mtime > _age(target) for one in objects):
+        target.unlink(missing_ok=True)
+    _compile(target, main, ["cc", *flags, *defines], *objects, *libraries)
+    return target
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def _object(source: Path, argv: list[str]) -> Path:
+    target = BUILD / f"{source.stem}.o"
+    _compile(target, source, [*argv, "-c"])
     return target
 
 

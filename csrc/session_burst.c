@@ -27,6 +27,7 @@
 
 /* Of a burst's sessions, each in its place. */
 struct plan {
+	const char *packed;	/* the keys, as they were given */
 	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] ALIGNED;	/* of the keys */
 	__u64 hashes[XG_BURST_MAX] ALIGNED;
 	__u64 used[XG_BURST_MAX] ALIGNED;	/* USED_AND_CHECK of the meta word looked for */
@@ -39,9 +40,15 @@ XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words
 {
 	const char *bytes = packed;
 
-	for (unsigned int i = 0; i < count; i++)
-		for (int word = 0; word < key_words; word++, bytes += sizeof(__u64))
-			memcpy(&plan->words[word][i], bytes, sizeof(__u64));
+	plan->packed = packed;
+	/* gcc unrolls no loop at -O2, however short it is */
+	for (unsigned int i = 0; i < count; i++, bytes += key_words * sizeof(__u64)) {
+		memcpy(&plan->words[0][i], bytes, sizeof(__u64));
+		if (key_words == 3) {
+			memcpy(&plan->words[1][i], bytes + 8, sizeof(__u64));
+			memcpy(&plan->words[2][i], bytes + 16, sizeof(__u64));
+		}
+	}
 	for (unsigned int i = count; i % LANES_MAX; i++) {
 		for (int word = 0; word < key_words; word++)
 			plan->words[word][i] = 0;
@@ -52,8 +59,9 @@ XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words
 /* Always inline: see prefetch_bucket(). */
 static inline __attribute__((always_inline)) void call_for(const char *bucket, const int key_words)
 {
-	for (unsigned int line = 0; line < BUCKET_BYTES(key_words); line += 64)
-		__builtin_prefetch(bucket + line);
+	__builtin_prefetch(bucket);
+	if (BUCKET_BYTES(key_words) > 64)
+		__builtin_prefetch(bucket + 64);
 }
 
 /* The meta word of the entry at `match`, or 0. */
@@ -62,12 +70,13 @@ XG_INLINE __u64 take(const __u64 *bucket, const struct plan *plan, const int key
 {
 	/* without a match the first entry, whose key is another one */
 	const __u64 *entry = bucket + (__builtin_ctz(match | NO_MATCH) & (NO_MATCH_BIT - 1));
-	__u64 differs = 0;
+	__u64 differs = XG_LOAD64(&entry[0]) ^ plan->words[0][i];
 	__u64 meta;
 	__u32 fits;
 
-	for (int word = 0; word < key_words; word++)
-		differs |= XG_LOAD64(&entry[word]) ^ plan->words[word][i];
+	if (key_words == 3)
+		differs |= (XG_LOAD64(&entry[1]) ^ plan->words[1][i]) |
+			   (XG_LOAD64(&entry[2]) ^ plan->words[2][i]);
 	meta = XG_LOAD64(&entry[key_words]);
 	fits = !(differs | ((meta & USED_AND_CHECK) ^ plan->used[i]));
 	*torn |= (match != 0) & !fits;
@@ -104,14 +113,17 @@ XG_INLINE __u32 match4_any(const __u64 *bucket, __u64 key, __u64 used)
 	return match;
 }
 
-XG_INLINE __u32 match6_any(const __u64 *bucket, __u64 key0, __u64 key1, __u64 key2, __u64 used)
+XG_INLINE __u32 match6_any(const __u64 *bucket, const void *key, __u64 used)
 {
+	__u64 words[3];
 	__u32 match = 0;
 
+	memcpy(words, key, sizeof(words));
+
 	for (int at = 0; at < XG_BUCKET_ENTRIES * 4; at += 4)
-		match |= (__u32)!((XG_LOAD64(&bucket[at]) ^ key0) |
-				  (XG_LOAD64(&bucket[at + 1]) ^ key1) |
-				  (XG_LOAD64(&bucket[at + 2]) ^ key2) |
+		match |= (__u32)!((XG_LOAD64(&bucket[at]) ^ words[0]) |
+				  (XG_LOAD64(&bucket[at + 1]) ^ words[1]) |
+				  (XG_LOAD64(&bucket[at + 2]) ^ words[2]) |
 				  ((XG_LOAD64(&bucket[at + 3]) & USED_AND_CHECK) ^ used)) << at;
 	return match;
 }
@@ -146,17 +158,16 @@ XG_TARGET XG_INLINE __u32 match4_avx512(const __u64 *bucket, __u64 key, __u64 us
 	return same & same >> 1 & 0x55;
 }
 
-XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, __u64 key0, __u64 key1,
-					    __u64 key2, __u64 used)
+XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, const void *key, __u64 used)
 {
 	const __m512i mask = _mm512_mask_set1_epi64(_mm512_set1_epi64(-1), 0x88,
 						    (long long)USED_AND_CHECK);
-	__m512i want = _mm512_setr_epi64((long long)key0, (long long)key1, (long long)key2,
-					 (long long)used, (long long)key0, (long long)key1,
-					 (long long)key2, (long long)used);
+	/* nothing behind the key's 24 bytes is read */
+	__m512i want = _mm512_broadcast_i64x4(_mm256_maskz_loadu_epi64(7, key));
 	__m512i low, high;
 	__u32 same;
 
+	want = _mm512_mask_set1_epi64(want, 0x88, (long long)used);
 	LOAD_WIDE(low, bucket, 64);
 	LOAD_WIDE(high, bucket + 8, 64);
 	same = _mm512_cmpeq_epi64_mask(_mm512_and_si512(low, mask), want) |
@@ -186,21 +197,22 @@ XG_TARGET XG_INLINE __u32 match4_avx2(const __u64 *bucket, __u64 key, __u64 used
 {
 	const __m256i mask = _mm256_setr_epi64x(-1, (long long)USED_AND_CHECK, -1,
 						(long long)USED_AND_CHECK);
-	__m256i want = _mm256_setr_epi64x((long long)key, (long long)used, (long long)key,
-					  (long long)used);
+	/* two broadcasts from memory: words put together by stores would wait for the stores */
+	__m256i want = _mm256_blend_epi32(_mm256_set1_epi64x((long long)key),
+					  _mm256_set1_epi64x((long long)used), 0xcc);
 	__u32 same = same_avx2(bucket, mask, want) | same_avx2(bucket + 4, mask, want) << 4;
 
 	return same & same >> 1 & 0x55;
 }
 
-XG_TARGET XG_INLINE __u32 match6_avx2(const __u64 *bucket, __u64 key0, __u64 key1,
-					  __u64 key2, __u64 used)
+XG_TARGET XG_INLINE __u32 match6_avx2(const __u64 *bucket, const void *key, __u64 used)
 {
 	const __m256i mask = _mm256_setr_epi64x(-1, -1, -1, (long long)USED_AND_CHECK);
-	__m256i want = _mm256_setr_epi64x((long long)key0, (long long)key1, (long long)key2,
-					  (long long)used);
+	/* nothing behind the key's 24 bytes is read */
+	__m256i want = _mm256_maskload_epi64(key, _mm256_setr_epi64x(-1, -1, -1, 0));
 	__u32 match = 0;
 
+	want = _mm256_blend_epi32(want, _mm256_set1_epi64x((long long)used), 0xc0);
 	for (int at = 0; at < XG_BUCKET_ENTRIES * 4; at += 4)
 		match |= (__u32)(same_avx2(bucket + at, mask, want) == 0xf) << at;
 	return match;

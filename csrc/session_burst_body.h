@@ -69,8 +69,8 @@ XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct plan *plan,
 	if (key_words == 1)
 		match = XG_ISA(match4)(bucket, plan->words[0][i], plan->used[i]);
 	else
-		match = XG_ISA(match6)(bucket, plan->words[0][i], plan->words[1][i],
-				       plan->words[2][i], plan->used[i]);
+		match = XG_ISA(match6)(bucket, plan->packed + i * 3 * sizeof(__u64),
+				       plan->used[i]);
 	plan->metas[i] = take(bucket, plan, key_words, i, match, torn);
 	return match;
 }

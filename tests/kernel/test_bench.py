@@ -3,7 +3,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -44,13 +43,20 @@ def assert_compared(row: dict[str, Any]) -> None:
     assert 0 < row["theirs_min"] <= row["theirs"] <= row["theirs_max"]
 
 
-def test_a_look_up_row_says_what_was_measured() -> None:
-    rows = lookup.measure(4, 1000, random.Random(1))
-    assert [row["hit_percent"] for row in rows] == [100, 50, 0]
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_look_up_row_says_what_was_measured(family: int) -> None:
+    rows = lookup.measure(family, 1000, 1, rounds=2)  # each answer is checked as it is given
+    kinds = [(row["what"], row["hit_percent"]) for row in rows]
+    whole = [("forward", 100)] if family == 4 else []
+    assert kinds == [("look up", 100), *whole, ("look up", 50), ("look up", 0)]
     for row in rows:
-        assert row["entries"] == 1000
-        assert row["memory"] == "anonymous"
+        assert (row["entries"], row["pages"], len(row["samples"])) == (1000, "huge", 2)
         assert 0 < row["min"] <= row["value"] <= row["max"]
+        assert row["bytes_when_full"] == pytest.approx(20 if family == 4 else 40, rel=0.01)
+        if row["ratio"] is None:
+            assert row["note"] == lookup.NO_PEER
+        else:
+            assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
 
 
 def test_the_xdp_benchmark_writes_its_rows_and_leaves_nothing_behind(tmp_path: Path) -> None:
