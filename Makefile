@@ -10,7 +10,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python3-dev python3-venv
 DEBIAN_RUN := bpftool iproute2 procps util-linux nginx-light haproxy ethtool nftables libpcap0.8
 DEBIAN_TEST := libclang-rt-14-dev wrk tshark
-DEBIAN_BENCH := dpdk-dev librte-net-af-xdp23 librte-mempool-ring23 libdpdk-dev libcuckoo-dev pkg-config
+DEBIAN_BENCH := dpdk-dev librte-net-af-xdp23 librte-mempool-ring23 libdpdk-dev libcuckoo-dev \
+	pkg-config
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \

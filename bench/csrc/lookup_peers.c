@@ -3,12 +3,13 @@
  * Cost of one look-up: our session table beside DPDK's rte_hash and libcuckoo, in one process.
  * Either may be missing: WITH_DPDK, WITH_CUCKOO.
  *
- * `lookup_peers FAMILY ENTRIES BUCKETS ROUNDS SEED huge|small TEMPLATE` fills all with the same sessions
- * and asks the same questions, of all, half and none of which they know the answer. Each round is a
- * line of JSON: nanoseconds a look-up by each, in an order that goes back and forth. `floor` is a
- * load from a random cache line of a memory as large as our table, independent of all others.
- * `huge` asks for 2 MiB pages for all of it, `small` forbids them. Where all is known, and over
- * IPv4, the forwarder's whole work follows (lookup_pipeline.h); TEMPLATE is a file of 128 bytes.
+ * `lookup_peers FAMILY ENTRIES BUCKETS ROUNDS SEED huge|small TEMPLATE` fills all with the same
+ * sessions and asks the same questions, of all, half and none of which they know the answer. Each
+ * round is a line of JSON: nanoseconds a look-up by each, in an order that goes back and forth.
+ * `floor` is a load from a random cache line of a memory as large as our table, independent of
+ * all others. `huge` asks for 2 MiB pages for all of it, `small` forbids them. Where all is known,
+ * and over IPv4, the forwarder's whole work follows (lookup_pipeline.h); TEMPLATE is a file of
+ * 128 bytes.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -42,7 +42,8 @@ struct pipeline *pipeline_make(const struct xg_session_table *table4, struct xg_
 
 	if (!p)
 		return NULL;
-	p->umem = mmap(NULL, RING * CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	p->umem = mmap(NULL, RING * CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
 	if (p->umem == MAP_FAILED || xg_service_put(p->services, PLACES - 1, &service))
 		return NULL;
 	p->headers = headers;
@@ -60,7 +61,8 @@ static void write_frame(uint8_t *frame, const char *key, uint32_t len)
 	static const uint8_t headers[] = {
 		2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 254, 8, 0,
 		0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, TCP, 0, 0, 0, 0, 0, 0, 198, 51, 100, 1,
-		0, 0, 443 >> 8, 443 & 255, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, XG_TCP_ACK, 0, 0, 0, 0, 0, 0,
+		0, 0, 443 >> 8, 443 & 255, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, XG_TCP_ACK,
+		0, 0, 0, 0, 0, 0,
 	};
 
 	memcpy(frame, headers, sizeof(headers));
