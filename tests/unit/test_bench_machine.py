@@ -33,6 +33,9 @@ def playing(values: Iterable[float]) -> tuple[Callable[[], float], list[float]]:
 def test_a_steady_figure_is_measured_no_more_than_asked() -> None:
     measure, asked = playing([99.0, *range(100, 200)])
     figure = machine.repeat(measure, 5)
+    yards = figure.pop("yardstick")
+    assert len(yards) == 5
+    assert min(yards) > 0
     assert figure == {
         "value": 102.0,
         "min": 100,
@@ -152,3 +155,4 @@ def test_the_micro_benchmarks_run_and_write_what_the_report_reads(tmp_path: Path
     for row in result.rows:
         assert 0 < row["min"] <= row["value"] <= row["max"]
         assert 5 <= len(row["samples"]) <= result_file.SAMPLES_MOST
+        assert len(row["yardstick"]) == 20

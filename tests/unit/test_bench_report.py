@@ -164,6 +164,14 @@ def test_rows_with_odd_values_end_in_no_traceback(tmp_path: Path) -> None:
                 report.page({name: Result(name, {}, "", None, [odd, row])})
 
 
+def test_details_are_in_the_table_only_where_rows_differ_in_them() -> None:
+    row = forward_row(samples(2, 1), samples(4, 2))
+    more = {**row, "queues": 2}
+    assert "queues" not in report.table([row, row])[0]
+    assert "| queues |" in report.table([row, more])[0]
+    assert "samples" not in report.table([row, more])[0]
+
+
 def test_machines_that_differ_are_told_apart(tmp_path: Path) -> None:
     results = tmp_path / "results"
     write(results / "xdp.json", "xdp", ROWS["xdp"], load_at_start=3.25)
