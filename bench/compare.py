@@ -4,7 +4,9 @@ what it prints)
 
 Each row's repeats are compared by the test of Mann and Whitney: the interval is Hodges and
 Lehmann's, of the ratio by which B's figures differ from A's. It supposes nothing about the
-figures' distribution, and one odd repeat does not move it.
+figures' distribution, and one odd repeat does not move it. What the machine itself did between
+the two runs no repeat can show: a row is compared by its ratio to a peer that took turns with it,
+or else is not judged if the yardstick between its repeats says that the machine changed likewise.
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ class Interval:
     ratio: float
     low: float
     high: float
+
+
+UNCHANGED: Final = Interval(1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,21 +191,52 @@ def better(unit: str) -> int:
     lowered = unit.lower()
     if lowered.endswith(RATES):
         return 1
-    words = lowered.split()
-    is_cost = any(word in lowered for word in COSTS) or (words and words[0] in TIMES)
-    return -1 if is_cost else 0
+    return -1 if is_time(unit) or any(word in lowered for word in COSTS) else 0
+
+
+def is_time(unit: str) -> bool:
+    """Whether a figure is a time, for one thing or for all."""
+    words = unit.lower().split()
+    return bool(words) and words[0] in TIMES
+
+
+def drift_of(old: Row, new: Row) -> Interval:
+    """How the machine's own speed changed between two rows, as a ratio of figures of their unit;
+    1 where nobody measured it, and where a figure is none of speed."""
+    unit = str(new.get("unit", ""))
+    yards = old.get("yardstick", []), new.get("yardstick", [])
+    if (
+        is_ratio(new)
+        or not (is_time(unit) or better(unit) > 0)
+        or min((*yards[0], *yards[1], 1)) <= 0
+    ):
+        return UNCHANGED
+    drift = interval_of(*yards) or UNCHANGED
+    if is_time(unit):
+        return drift
+    return Interval(1 / drift.ratio, 1 / drift.high, 1 / drift.low)
+
+
+def is_told(interval: Interval, least_percent: float) -> bool:
+    """Whether there is a difference, and one that counts."""
+    is_apart = interval.low > 1 or interval.high < 1
+    return is_apart and abs(interval.ratio - 1) * 100 >= least_percent
+
+
+def explains(drift: Interval, interval: Interval, least_percent: float) -> bool:
+    """Whether the machine itself changed in the direction in which a row did. By how much says
+    little: a busy neighbour slows each piece of work by another factor."""
+    return is_told(drift, least_percent) and (drift.ratio > 1) == (interval.ratio > 1)
 
 
 def judge(interval: Interval, unit: str, least_percent: float) -> Verdict:
     """What the interval says."""
-    is_told = interval.low > 1 or interval.high < 1
-    if not is_told or abs(interval.ratio - 1) * 100 < least_percent:
+    if not is_told(interval, least_percent):
         return Verdict.SAME
     direction = better(unit) * (1 if interval.ratio > 1 else -1)
     if not direction:
         return Verdict.DIFFERENT
-    is_speed = better(unit) > 0 or unit.split()[0] in TIMES
-    if is_speed:
+    if is_time(unit) or better(unit) > 0:
         return Verdict.FASTER if direction > 0 else Verdict.SLOWER
     return Verdict.BETTER if direction > 0 else Verdict.WORSE
 
@@ -226,8 +262,14 @@ def compare_row(old_row: Row, new_row: Row, what: str, least_percent: float) -> 
     if interval is None:
         return unjudged(why)
     verdict = judge(interval, str(new_row.get("unit", "")), least_percent)
-    steady = [row.get("is_steady", True) for row in (old_row, new_row)]
-    return Compared(new_row, old, new, what, interval, verdict, "" if all(steady) else "not steady")
+    reasons = []
+    drift = drift_of(old_row, new_row)
+    if verdict is not Verdict.SAME and explains(drift, interval, least_percent):
+        verdict = Verdict.UNJUDGED
+        reasons.append(f"the machine itself changed by {_percent(drift.ratio)}: measure again")
+    if not all(row.get("is_steady", True) for row in (old_row, new_row)):
+        reasons.append("not steady")
+    return Compared(new_row, old, new, what, interval, verdict, "; ".join(reasons))
 
 
 def compare(

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -35,9 +37,10 @@ STEADY_PERCENT: Final = 5.0
 SAMPLES_TO_TELL: Final = 5  # of fewer the quartiles are the extremes, or nothing
 MORE: Final = 4
 """Unsteady figures are repeated so many times more often, at most."""
-SPREAD: Final = ("min", "max", "spread_percent", "is_steady", "samples")
+SPREAD: Final = ("min", "max", "spread_percent", "is_steady", "samples", "yardstick")
 """What `repeat` says beside the value."""
 DIGITS: Final = 3
+YARD: Final = bytes(1 << 18)  # fits the cache beside what is measured
 
 
 def describe() -> dict[str, Any]:
@@ -141,17 +144,27 @@ def rounded(samples: Sequence[float]) -> list[float]:
     return [round(sample, DIGITS) for sample in samples]
 
 
+def yardstick() -> float:
+    """Microseconds of a piece of work that no version of ours changes: what the machine itself did
+    meanwhile."""
+    begin = time.perf_counter_ns()
+    hashlib.sha256(YARD).digest()
+    return (time.perf_counter_ns() - begin) / 1e3
+
+
 def repeat(measure: Callable[[], float], times: int) -> dict[str, Any]:
     """Median and spread of at least so many measurements; the first is thrown away.
 
     While they are not steady there are more, up to `MORE` times as many; `is_steady` says what
-    became of it.
+    became of it. `yardstick` has the machine's own speed before each of them.
     """
     measure()
-    samples = [measure() for _ in range(times)]
-    while not is_steady(samples) and len(samples) < MORE * times:
+    samples: list[float] = []
+    yards: list[float] = []
+    while len(samples) < times or (not is_steady(samples) and len(samples) < MORE * times):
+        yards.append(yardstick())
         samples.append(measure())
-    return summary(samples)
+    return {**summary(samples), "yardstick": rounded(yards)}
 
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:

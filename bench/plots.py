@@ -108,7 +108,11 @@ def curves(rows: Sequence[Row], key: str) -> dict[str, list[Point]]:
         name, at = label(row, keys), row["entries"]
         ends = {key: ("min", "max"), "theirs": ("theirs_min", "theirs_max"), "floor": ("", "")}
         peer = str(row.get("peer", "peer"))
-        titles = {key: name or "ours", "theirs": f"{peer}: {name}", "floor": "floor"}
+        titles = {
+            key: name or "ours",
+            "theirs": f"{peer}: {name}" if name else peer,
+            "floor": "floor",
+        }
         for figure, (low, high) in ends.items():
             value = row.get(figure)
             if is_number(value):

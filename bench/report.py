@@ -154,8 +154,9 @@ def groups(result: Result) -> list[tuple[str, list[Row]]]:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """A Markdown table: a column for each key that some row has, but for details and prose."""
-    hidden = DETAILS.union(PROSE)
+    """A Markdown table: a column for each key that some row has, but for prose, and for details
+    in which the rows do not differ."""
+    hidden = DETAILS.difference(result_file.telling(rows)).union(PROSE)
     used = (key for row in rows for key in row if key not in hidden and row[key] is not None)
     keys = list(dict.fromkeys(used))
     if not keys:

@@ -21,7 +21,7 @@ DETAILS: Final = frozenset(
         *("queues", "frame_len", "theirs_min", "theirs_max", "ratio_min", "ratio_max", "offered"),
         *("paced_mpps", "paced_offered", "paced_entered", "paced_returned", "theirs_lost_inside"),
         *("plane", "own_percent", "cpu_us", "theirs_cpu_us", "cpu_ns", "theirs_cpu_ns"),
-        *("samples", "theirs_samples"),
+        *("samples", "theirs_samples", "yardstick"),
     )
 )
 """For the file: neither a terminal nor a page is that wide."""
@@ -119,7 +119,7 @@ def _wrong_in(row: Row) -> str | None:
     for key in ("value", "ours", "theirs", "ratio", "min", "max"):
         if row.get(key) is not None and not is_number(row[key]):
             return f"{key} is no number"
-    for key in ("samples", "theirs_samples"):
+    for key in ("samples", "theirs_samples", "yardstick"):
         values = row.get(key, [])
         if not isinstance(values, list) or not all(map(is_number, values)):
             return f"{key} is no list of numbers"

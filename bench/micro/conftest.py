@@ -14,6 +14,7 @@ from bench.result_file import Result, Row
 
 COMMAND: Final = "pytest bench/micro --benchmark-json=bench/results/micro.json"
 SEED: Final = 1
+YARDS: Final = 10  # before a benchmark and after it
 NS_A_SECOND: Final = 1e9
 DESCRIBED: Final = pytest.StashKey[dict[str, Any]]()
 
@@ -39,13 +40,15 @@ def timed(benchmark: BenchmarkFixture) -> Timed:
         rounds: int = 1000,
     ) -> None:
         benchmark.group = group
-        benchmark.extra_info.update(items=items, unit=unit, case=case)
+        yards = [machine.yardstick() for _ in range(YARDS)]
+        benchmark.extra_info.update(items=items, unit=unit, case=case, yardstick=yards)
         if before is None:
             benchmark(call)
         else:
             benchmark.pedantic(  # type: ignore[no-untyped-call]
                 call, setup=lambda: (before(), {}), rounds=rounds
             )
+        yards += [machine.yardstick() for _ in range(YARDS)]
 
     return run
 
@@ -65,6 +68,7 @@ def row(measured: dict[str, Any]) -> Row:
         "case": told["case"],
         "unit": f"ns per {told['unit']}",
         **machine.summary(samples),
+        "yardstick": machine.rounded(told["yardstick"]),
         "rounds": measured["stats"]["rounds"],
     }
 

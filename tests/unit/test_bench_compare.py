@@ -107,6 +107,37 @@ def test_a_peer_that_was_slowed_as_well_excuses(tmp_path: Path) -> None:
     assert "of xdp-macswap, by Mpps" in result.output
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("ns per key", 1.2), ("M records/s", 1 / 1.2)])
+def test_what_the_machine_did_itself_is_not_judged(
+    tmp_path: Path, unit: str, factor: float
+) -> None:
+    """The yardstick between the repeats took a fifth longer in B, as the figure did."""
+
+    def row(values: list[float], yards: list[float]) -> Rows:
+        return [{**lookup_row(9, values), "unit": unit, "yardstick": yards}]
+
+    old = row(samples(20, 1), samples(150, 2))
+    slowed = row(samples(20 * factor, 3), samples(180, 4))
+    result = run(tmp_path, old, slowed)
+    assert (result.exit_code, last_line(result)) == (0, "1 not judged.")
+    changed = "+2" if factor > 1 else "-1"
+    assert f"the machine itself changed by {changed}" in result.output
+    for slower in (
+        row(samples(20 * factor, 3), samples(150, 5)),  # and it was not
+        row(samples(20 * factor, 3), samples(120, 5)),  # and it was faster
+        row(samples(20 * factor, 3), []),  # and nobody knows
+    ):
+        assert last_line(run(tmp_path, old, slower)) == "1 slower."
+
+
+def test_bytes_do_not_depend_on_the_machine(tmp_path: Path) -> None:
+    old, new = (
+        [{**lookup_row(9, [value] * 5), "unit": "bytes", "yardstick": samples(yard, 1)}]
+        for value, yard in ((20.0, 150), (22.0, 180))
+    )
+    assert last_line(run(tmp_path, old, new)) == "1 worse."
+
+
 def test_more_bytes_are_worse(tmp_path: Path) -> None:
     old, new = ([lookup_row(9, [value] * 5)] for value in (20.0, 21.0))
     for row in (*old, *new):
@@ -216,7 +247,8 @@ def test_odd_rows_of_any_kind_end_in_no_traceback(tmp_path: Path) -> None:
     """Any key with any value that JSON has."""
     generator = random.Random(1)
     values: list[Any] = [None, True, 0, -1, 2.5, "text", "", [], [1.0], {}, {"a": 1}]
-    keys = [*lookup_row(1, [1.0] * 5), "theirs_samples", "ratio_min", "ratio_max", "rounds", "peer"]
+    keys = [*lookup_row(1, [1.0] * 5), "theirs_samples", "ratio_min", "ratio_max", "rounds", "peer",
+            "yardstick"]  # fmt: skip
     for _ in range(300):
         rows = [lookup_row(9, samples(20, 1)) for _ in range(2)]
         for row in rows:
