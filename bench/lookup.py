@@ -32,9 +32,9 @@ SIZES: Final = {
 BUCKET_ENTRIES: Final = 4
 FULL: Final = 0.8  # the load that tables are made for
 OURS, PIPELINE, PEER = "ours", "pipeline", "rte_hash"
-PEERS: Final = {
-    OURS: (PEER, "libcuckoo", "ours_avx2", "ours_any", "floor"),
-    PIPELINE: (PEER, "pipeline_1500", "pipeline_floors"),
+OTHERS: Final = {
+    OURS: ("libcuckoo", "ours_avx2", "ours_any", "floor"),
+    PIPELINE: ("pipeline_1500", "pipeline_floors"),
 }
 # At half hits a look-up costs so much of rte_hash's; a whole stray no more than that look-up.
 TARGETS: Final = {
@@ -118,14 +118,19 @@ def _figures(played: Sequence[dict[str, Any]], ours_is: str) -> dict[str, Any]:
         "spread_percent": round(spread_percent(ours), 1),
         "samples": rounded(ours),
     }
-    for name in PEERS[ours_is]:
+    for name in OTHERS[ours_is]:
         if name in played[0]:
             found[name] = round(statistics.median(one[name] for one in played), 2)
     if PEER not in played[0]:
         return found | {"peer": PEER, "ratio": None, "note": NO_PEER}
-    pairs = [one[ours_is] / one[PEER] for one in played]
+    theirs = [one[PEER] for one in played]
+    pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     found |= {
         "peer": PEER,
+        "theirs": round(statistics.median(theirs), 2),
+        "theirs_min": round(min(theirs), 2),
+        "theirs_max": round(max(theirs), 2),
+        "theirs_samples": rounded(theirs),
         "ratio": round(statistics.median(pairs), 3),
         "ratio_min": round(min(pairs), 3),
         "ratio_max": round(max(pairs), 3),
