@@ -32,6 +32,7 @@ struct burst {
 	struct xg_packet packets[XG_BURST];
 	__u64 metas[XG_BURST];
 	const struct xg_service *services[XG_BURST];
+	const struct xg_service *last;	/* that was found, or NULL */
 	uint8_t kind[XG_BURST];
 	struct lookup v4;
 	struct lookup v6;
@@ -53,21 +54,21 @@ int xg_forward_is_vip(const struct xg_forwarder *forwarder, const struct xg_pack
 						      packet->destination_be, 0, 0);
 }
 
-void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words)
+/* The same; most packets of a burst are for the service of the one before. */
+static inline const struct xg_service *
+service_again(const struct xg_forwarder *forwarder, const struct xg_packet *packet,
+	      struct burst *burst)
 {
-	if (packet->family == 4) {
-		struct xg_key4 key = { packet->source_be[3], packet->source_port_be, slot };
+	const struct xg_service *last = burst->last;
 
-		memcpy(words, &key, sizeof(key));
-	} else {
-		struct xg_key6 key = { .port_be = packet->source_port_be, .slot = slot };
-
-		memcpy(key.address, packet->source_be, sizeof(key.address));
-		memcpy(words, &key, sizeof(key));
-	}
+	if (!last || !last->used ||
+	    !xg_service_is(last, packet->destination_be, packet->destination_port_be,
+			   packet->protocol))
+		burst->last = last = xg_forward_service_of(forwarder, packet);
+	return last;
 }
 
-static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
+static inline void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 {
 	const struct xg_packet *packet = &burst->packets[frame];
 	struct lookup *lookup = packet->family == 4 ? &burst->v4 : &burst->v6;
@@ -75,15 +76,6 @@ static void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 
 	xg_forward_key(packet, slot, &lookup->keys[lookup->count * words]);
 	lookup->frame_of[lookup->count++] = frame;
-}
-
-int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
-			 const struct xg_packet *packet)
-{
-	return (reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
-	       forwarder->tunnel_port_be != 0 &&
-	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation,
-			    forwarder->address_be, forwarder->flood_group_be);
 }
 
 /* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */
@@ -138,7 +130,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 		parse_odd(forwarder, frame, i, burst, reason);
 		return;
 	}
-	service = xg_forward_service_of(forwarder, packet);
+	service = service_again(forwarder, packet, burst);
 	frame->ending = XG_COUNT_passed_no_service;
 	if (service) {
 		burst->kind[i] = OF_SERVICE;
@@ -420,6 +412,7 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		return -E2BIG;
 	burst.v4.count = 0;
 	burst.v6.count = 0;
+	burst.last = NULL;
 	for (uint32_t i = 0; i < count; i++) {
 		burst.metas[i] = 0;
 		parse_one(forwarder, &frames[i], i, &burst);

@@ -96,15 +96,34 @@ int xg_forward_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 		    struct xg_frame *copy);
 
 /* Whether a frame, for which the parser said `reason`, is a tunnel packet for this host. */
-int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
-			 const struct xg_packet *packet);
+static inline int xg_forward_is_tunnel(const struct xg_forwarder *forwarder, int reason,
+				       const struct xg_packet *packet)
+{
+	return (reason == XG_PARSE_OK || reason == XG_PARSE_NOT_TRANSPORT) &&
+	       forwarder->tunnel_port_be != 0 &&
+	       xg_is_tunnel(packet, forwarder->tunnel_port_be, forwarder->encapsulation,
+			    forwarder->address_be, forwarder->flood_group_be);
+}
 
 /* The two first questions of a parsed packet, for those who explain its way: the service that it
  * is for, or NULL; and the key of its session, 1 word for IPv4 and 3 for IPv6. */
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet);
 int xg_forward_is_vip(const struct xg_forwarder *forwarder, const struct xg_packet *packet);
-void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words);
+
+static inline void xg_forward_key(const struct xg_packet *packet, uint16_t slot, __u64 *words)
+{
+	if (packet->family == 4) {
+		struct xg_key4 key = { packet->source_be[3], packet->source_port_be, slot };
+
+		memcpy(words, &key, sizeof(key));
+	} else {
+		struct xg_key6 key = { .port_be = packet->source_port_be, .slot = slot };
+
+		memcpy(key.address, packet->source_be, sizeof(key.address));
+		memcpy(words, &key, sizeof(key));
+	}
+}
 
 /* The third question, of a packet of a QUIC service that the table does not know: the host that
  * its connection id names, or XG_QUIC_NOBODY. */
