@@ -85,7 +85,7 @@ bench-setup: setup
 	$(call install_debian,$(DEBIAN_BENCH))
 
 bench: bench-setup
-	for name in lookup xdp forward formats overhead gossip; do \
+	for name in lookup sharing xdp forward formats overhead gossip; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m pytest -q bench/micro --benchmark-json=bench/results/micro.json

@@ -24,6 +24,7 @@ from bench import (
     machine,
     overhead,
     result_file,
+    sharing,
     xdp,
 )
 from bench.result_file import DETAILS, PROSE, Result, ResultError
@@ -34,6 +35,7 @@ BENCHMARKS: Final[dict[str, Callable[[int], list[dict[str, Any]]]]] = {
     "gossip": gossip.run,
     "lookup": lookup.run,
     "overhead": overhead.run,
+    "sharing": sharing.run,
     "xdp": xdp.run,
 }
 HELP: Final = {
@@ -42,6 +44,7 @@ HELP: Final = {
     "gossip": "Records, datagrams, delays, losses, deaths, joins and rest.",
     "lookup": "One look-up in the session table, over its size and share of hits.",
     "overhead": "What we cost the host's own traffic, through nginx.",
+    "sharing": "A look-up beside a writer, beside another reader, and in a BPF map.",
     "xdp": "One packet in the XDP program.",
 }
 WIDTH = 120  # for output that goes to a file or a pipe

@@ -8,7 +8,7 @@ import os
 import platform
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,10 @@ from pyxdp_gossip.bpf_object import BpfObject, checked, lib
 HERE: Final = Path(__file__).resolve().parent
 CSRC: Final = HERE.parent / "csrc"
 BUILD: Final = HERE / "build"
+
+# As setup.py compiles the package's own C.
+C: Final = ("cc", "-O2", "-std=gnu11", "-Wall", "-Wextra", "-fno-strict-aliasing", f"-I{CSRC}")
+TABLE: Final = ("session_table", "session_room", "session_burst")
 
 BPF_SYSCALL: Final = {"x86_64": 321, "aarch64": 280}
 BPF_PROG_TEST_RUN: Final = 10
@@ -77,18 +81,12 @@ def opener() -> Path:
 
 def lookup_peers() -> Path:
     """Compiles the contest of look-ups if need be, with those of the peers that are installed."""
-    flags = ["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fno-strict-aliasing", f"-I{CSRC}"]
-    sources = [
-        CSRC / "session_table.c", CSRC / "session_room.c", CSRC / "session_burst.c",
-        CSRC / "forward.c", HERE / "csrc" / "lookup_pipeline.c",
-    ]  # fmt: skip
-    objects, defines, libraries = [], [], []
-    for source in sources:
-        objects.append(_object(source, ["cc", *flags]))
+    objects = [_object(CSRC / f"{name}.c") for name in (*TABLE, "forward")]
+    objects.append(_object(HERE / "csrc" / "lookup_pipeline.c"))
+    defines, libraries = [], []
     dpdk = subprocess.run(["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True)
     if dpdk.returncode == 0:
-        theirs = [*flags, *dpdk.stdout.split()]
-        objects.append(_object(HERE / "csrc" / "lookup_rte.c", ["cc", *theirs]))
+        objects.append(_object(HERE / "csrc" / "lookup_rte.c", [*C, *dpdk.stdout.split()]))
         defines.append("-DWITH_DPDK")
         libraries += ["-lrte_hash", "-lrte_eal"]
     if Path("/usr/include/libcuckoo").is_dir():
@@ -97,20 +95,31 @@ def lookup_peers() -> Path:
         defines.append("-DWITH_CUCKOO")
         libraries += ["-lstdc++", "-lpthread"]
     target = BUILD / "-".join(["lookup_peers", *(one[7:].lower() for one in defines)])
-    main = HERE / "csrc" / "lookup_peers.c"
-    if any(one.stat().st_mtime > _age(target) for one in objects):
-        target.unlink(missing_ok=True)
-    _compile(target, main, ["cc", *flags, *defines], *objects, *libraries)
+    return _program(target, [*C, *defines], objects, libraries)
+
+
+def table_sharing() -> Path:
+    """Compiles the program whose readers share a table if need be."""
+    objects = [_object(CSRC / f"{name}.c") for name in TABLE]
+    return _program(BUILD / "table_sharing", C, objects, ["-lpthread"])
+
+
+def _object(source: Path, argv: Sequence[str] = ()) -> Path:
+    target = BUILD / f"{source.stem}.o"
+    _compile(target, source, [*(argv or C), "-c"])
     return target
 
 
-def _age(path: Path) -> float:
-    return path.stat().st_mtime if path.exists() else 0.0
-
-
-def _object(source: Path, argv: list[str]) -> Path:
-    target = BUILD / f"{source.stem}.o"
-    _compile(target, source, [*argv, "-c"])
+def _program(
+    target: Path, argv: Sequence[str], objects: Sequence[Path], libraries: Sequence[str]
+) -> Path:
+    """Links a program; its source has the name up to the first hyphen."""
+    if target.exists():
+        made = target.stat().st_mtime
+        if any(one.stat().st_mtime > made for one in objects):
+            target.unlink()
+    source = HERE / "csrc" / f"{target.name.partition('-')[0]}.c"
+    _compile(target, source, [*argv], *objects, *libraries)
     return target
 
 

@@ -252,6 +252,23 @@ static void test_four_fifths_without_refusal(int family)
 	xg_session_table_destroy(t);
 }
 
+/* At the load that tables are made for there is room for all, whatever the hash key. */
+static void test_a_thousand_fillings(int family)
+{
+	for (__u64 filling = 0; filling < 1000; filling++) {
+		const __u64 random_key[2] = { filling * 0x9e3779b97f4a7c15ull, ~filling };
+		struct xg_session_table *t;
+		__u64 count;
+
+		assert(xg_session_table_create(&t, family, 256, NULL, 0, owners, random_key) == 0);
+		count = xg_session_table_capacity(t) * 4 / 5;
+		for (__u64 i = 0; i < count; i++)
+			assert(put(t, filling << 32 | i, 1, 0, 0) == 0);
+		assert(xg_session_table_used(t) == count);
+		xg_session_table_destroy(t);
+	}
+}
+
 /* Two buckets: every session has the same two, as if an attacker had the hash key. */
 static void test_full_neighbourhood(void)
 {
@@ -452,6 +469,7 @@ int main(void)
 		test_put_get_remove(family);
 		test_bursts(family);
 		test_four_fifths_without_refusal(family);
+		test_a_thousand_fillings(family);
 		test_fill_to_the_brim(family);
 		test_next_of_owner(family);
 		test_adopt(family);

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import formats, forward, gossip, gossip_figures, lookup, machine, overhead
+from bench import formats, forward, gossip, gossip_figures, lookup, machine, overhead, sharing
 from bench.world import NETNS_ROOT, PIN_ROOT, RUN_ROOT, names_in
 from pyxdp_gossip import kernel_mounts
 
@@ -57,6 +57,17 @@ def test_a_look_up_row_says_what_was_measured(family: int) -> None:
             assert row["note"] == lookup.NO_PEER
         else:
             assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+
+
+def test_readers_that_share_a_table_are_compared_with_one_alone() -> None:
+    rows = sharing.measure(1000, 1, 2)  # each answer is checked as it is given
+    assert [row["what"] for row in rows] == [
+        "beside writer", "beside reader", "small pages", "map",
+    ]  # fmt: skip
+    assert 0 < rows[0]["updates_a_s"] < 1.2 * 1_000_000
+    for row in rows:
+        assert (row["entries"], row["unit"], len(row["theirs_samples"])) == (1000, "ns per key", 2)
+        assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
 
 
 def test_the_xdp_benchmark_writes_its_rows_and_leaves_nothing_behind(tmp_path: Path) -> None:
