@@ -30,6 +30,11 @@ HOW: Final = (
     "bytes_a_session: all that the bridge sent to the joining host meanwhile, from Ethernet up. "
     "delay_*: from accept() at host 1 to the last of the other old hosts, before and during."
 )
+MB: Final = 1_000_000
+HOW_MUCH: Final = (
+    "memory: resident set of the largest old agent, with interpreter, libraries and mapped BPF maps, "
+    "once each knows of all sessions; of its own it has its share."
+)
 
 
 class Member:
@@ -145,6 +150,20 @@ def result(effort: Effort, seen: Seen, newcomer: Newcomer, started_at: int) -> R
     )
 
 
+def memory(effort: Effort, empty: Sequence[int], full: Sequence[int]) -> Row:
+    """The row of the old hosts' memory, before and after they knew of all sessions."""
+    grown = [after - before for before, after in zip(empty, full, strict=True)]
+    return row(
+        *("join", max(full) / MB, "MB", "<= 100 MB"),
+        case="memory of those who were there",
+        sessions=effort.joined,
+        hosts=effort.hosts,
+        empty_mb=round(max(empty) / MB, 1),
+        grown_bytes_a_session=round(max(grown) / effort.joined, 1),
+        how=HOW_MUCH,
+    )
+
+
 def join(effort: Effort, _seed: int) -> list[Row]:
     """A POP full of sessions, one host busy, and one host more."""
     size = int(effort.joined * ROOM)
@@ -154,7 +173,9 @@ def join(effort: Effort, _seed: int) -> list[Row]:
         for member in members:
             member.answer()
         pop.settle(range(1, newest))
+        empty = [member.ask("resident") for member in members]
         fill(members, effort.joined)
+        full = [member.ask("resident") for member in members]
         opener = pop.opener(1, int(LIVE_A_S * effort.live_s), LIVE_A_S, LIVE_A_S * 10)
         views = [pop.view(host) for host in range(2, newest)]
         watcher = Watch(views, [opener], 1, LOOK_PAUSE_S)
@@ -167,4 +188,5 @@ def join(effort: Effort, _seed: int) -> list[Row]:
         opener.stop()
         if newcomer.joined is None:
             raise RuntimeError("the newcomer did not join")
-        return [result(effort, seen, newcomer, started_at)]
+        joined = result(effort, seen, newcomer, started_at)
+        return [joined, memory(effort, empty, full)]

@@ -8,6 +8,7 @@ it answers each line of its standard input, a JSON list of a command's name and 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -69,7 +70,15 @@ def size(runner: AgentThread) -> int:
     return runner.call(lambda agent: len(agent.dataplane.table4))
 
 
-COMMANDS: Final[dict[str, Callable[..., int]]] = {"claim": claim, "size": size}
+def resident(_runner: AgentThread) -> int:
+    """Bytes of this process in memory, those of shared maps included."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+COMMANDS: Final[dict[str, Callable[..., int]]] = {
+    "claim": claim, "resident": resident, "size": size,
+}  # fmt: skip
 
 
 def join(runner: AgentThread) -> dict[str, Any]:
