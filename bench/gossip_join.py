@@ -32,7 +32,7 @@ HOW: Final = (
 )
 MB: Final = 1_000_000
 HOW_MUCH: Final = (
-    "memory: resident set of the largest old agent, with interpreter, libraries and mapped BPF maps, "
+    "memory: resident set of the largest old agent, with interpreter, libraries and mapped maps, "
     "once each knows of all sessions; of its own it has its share."
 )
 

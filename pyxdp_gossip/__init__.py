@@ -26,6 +26,7 @@ from pyxdp_gossip.gossip.events import (
 from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState
 from pyxdp_gossip.node import Node
 from pyxdp_gossip.node_events import EventsLost, EventStream, NodeEvent
+from pyxdp_gossip.queue_watch import QueuesChanged
 from pyxdp_gossip.quic_lb import QuicLb
 from pyxdp_gossip.session import Service, Session
 from pyxdp_gossip.stats import Statistics
@@ -60,6 +61,7 @@ __all__ = [
     "OwnerStates",
     "PeerCookies",
     "PeerError",
+    "QueuesChanged",
     "QuicLb",
     "Service",
     "Session",

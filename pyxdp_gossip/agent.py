@@ -48,6 +48,7 @@ from pyxdp_gossip.interface_watch import InterfaceChanged, InterfaceState, Inter
 from pyxdp_gossip.kernel_events import KernelEvents, tcp_services
 from pyxdp_gossip.pins import FolderLock
 from pyxdp_gossip.probes import Probes
+from pyxdp_gossip.queue_watch import QueueWatch
 from pyxdp_gossip.routing import Routing
 from pyxdp_gossip.session import Address, KernelView, Service, Session
 from pyxdp_gossip.templates import CLIENT_MTU, overhead
@@ -124,6 +125,8 @@ class Agent:
         self.watch = InterfaceWatch(
             config.host.interface, address, self.dataplane, self.gossip, self._interface_changed
         )
+        tell = self.events.append
+        self.queues = QueueWatch(config.host.interface, self.dataplane, self.log, tell)
         self.core = self._make_core(address, now)
         secrets = [key.secret for key in config.gossip.keys] or [INSECURE_SECRET]
         self.routing = self._stack.enter_context(
@@ -285,6 +288,7 @@ class Agent:
             "interface": self.watch.state.value,
             "interface_lost": self.watch.losses,
             "interface_downs": self.watch.downs,
+            "interface_queue_changes": self.queues.changes,
             "synced": self.synced is not None and not self.synced.partial,
             "members": {str(host): event.state.value for host, event in self.members.items()},
             "dataplane": self.dataplane.statistics().as_dict(),
@@ -364,7 +368,7 @@ class Agent:
         if not self.routing.complete or self.watch.state is InterfaceState.GONE:
             self._refresh_routing()
         try:
-            self.dataplane.check()
+            self.queues.check(now)
         except HostError as error:
             self._say(str(error))
 

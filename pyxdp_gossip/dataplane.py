@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
@@ -21,6 +22,7 @@ from pyxdp_gossip._native import (
     give_up_queues,
     sum_counters,
 )
+from pyxdp_gossip.attachments import Attached, clear_predecessor
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.dataplane_settings import (
     ATTACH_MODES,
@@ -59,17 +61,6 @@ from pyxdp_gossip.xsk_plane import XskPlane
 NS_PER_MS: Final = 1_000_000
 
 
-@dataclass(slots=True)
-class _Attached:
-    """What this process attached, for taking it down in the reverse order."""
-
-    xdp: PinnedLink | None = None
-    sockops: PinnedLink | None = None
-    mode: str = ""
-    filter: bool = False
-    group: Address | None = None
-
-
 class Dataplane:
     """Programs, maps, tables and links of one host.
 
@@ -90,7 +81,7 @@ class Dataplane:
         self.settings = settings
         self._objects: list[BpfObject] = []
         self._maps: dict[str, BpfMap] = {}
-        self._attached = _Attached()
+        self._attached = Attached()
         self._flood = FloodList()
         self._far: frozenset[int] = frozenset()
         self._mac = bytes(6)
@@ -134,12 +125,7 @@ class Dataplane:
             raise
 
     def _load(self, adopted: Mapping[str, BpfMap]) -> None:
-        buckets4, buckets6 = self._buckets
-        redirect = BpfObject(
-            "redirect",
-            max_entries={"sessions4": buckets4 + 1, "sessions6": buckets6 + 1},
-            adopted=adopted,
-        )
+        redirect = self._redirect(adopted)
         self._objects.append(redirect)
         self._objects.append(BpfObject("sessions", shared=redirect.maps))
         self._maps = dict(redirect.maps)
@@ -147,6 +133,11 @@ class Dataplane:
         flood = self._go_on() if adopted else NO_TEMPLATE
         self._write_config(flood, self._link.mac)
         self.adopted = bool(adopted)
+
+    def _redirect(self, maps: Mapping[str, BpfMap]) -> BpfObject:
+        buckets4, buckets6 = self._buckets
+        rooms = {"sessions4": buckets4 + 1, "sessions6": buckets6 + 1}
+        return BpfObject("redirect", max_entries=rooms, adopted=maps)
 
     def _open_memory(self, adopt: bool) -> None:
         self.owners = OwnerStates(memory=self._maps["owners"].memory())
@@ -268,7 +259,7 @@ class Dataplane:
             self._attached.mode = bpf_object.attached_mode(index) or "native"
             return self._attached.mode
         if old:
-            self._clear_predecessor(old)
+            clear_predecessor(old, index, settings.flood_group)
         wanted = ATTACH_MODES[settings.mode]
         link, mode = bpf_object.attach_xdp(pin, fd, index, wanted)
         self._attached.xdp, self._attached.mode = link, mode
@@ -277,8 +268,8 @@ class Dataplane:
     def _open_plane(self, attached: str) -> None:
         link, mode = self._link, xsk_mode(self.settings.mode, attached, self._link.kind)
         self._plane = XskPlane(
-            link.name, link.rx_queues, link.mtu, mode, self._maps["xsks"], self._make_loop,
-            cpus=self.settings.cpus, busy_poll=self.settings.busy_poll,
+            link.name, min(link.rx_queues, link.tx_queues), link.mtu, mode, self._maps["xsks"],
+            self._make_loop, cpus=self.settings.cpus, busy_poll=self.settings.busy_poll,
         )  # fmt: skip
         self._plane.open()
 
@@ -302,19 +293,17 @@ class Dataplane:
         if plane:
             plane.close()
 
-    def check(self) -> None:
-        """Raises HostError if a loop ended by itself: the XDP program does its work then."""
+    def check(self, link: netlink.Link | None = None) -> None:
+        """As XskPlane.check, by what the interface has now; without a plane nothing is checked."""
         if self._plane:
-            self._plane.check()
+            self._plane.check(min(link.rx_queues, link.tx_queues) if link else None)
 
-    def _clear_predecessor(self, old: PinnedLink) -> None:
-        """Takes an earlier agent's program, group and filter off another interface."""
-        index = old.ifindex
-        old.remove()
-        if index not in (0, self._link.index):
-            netlink.detach_ingress_filter(index, FILTER_NAME)
-            if self.settings.flood_group:
-                netlink.leave_group_address(index, self.settings.flood_group)
+    def renew_program(self) -> None:
+        """Puts a copy of the XDP program in its place: a driver that made new queues without it
+        puts that on all of them."""
+        if link := self._attached.xdp:
+            with contextlib.closing(self._redirect(self._maps)) as copy:
+                link.replace(copy.program_fd("xg_redirect"))
 
     def adopt_predecessor(self) -> None:
         """Makes a crashed agent's program, if it is at work still, this process's to detach."""
@@ -347,7 +336,7 @@ class Dataplane:
         link = attached.xdp or PinnedLink.find(self.settings.pins / "xdp")
         if link and link.ifindex in (0, self._link.index):
             link.remove()
-        self._attached = _Attached(sockops=attached.sockops)
+        self._attached = Attached(sockops=attached.sockops)
 
     def find_interface(self) -> None:
         """Takes the interface of that name as this host's, after it was made anew.
@@ -360,7 +349,7 @@ class Dataplane:
     def detach(self) -> None:
         """Takes everything off the interface and the cgroup, pins included. Repeatable."""
         self._close_plane()  # the sockets first: the other order has crashed kernels
-        attached, self._attached = self._attached, _Attached()
+        attached, self._attached = self._attached, Attached()
         for link in (attached.xdp, attached.sockops):
             if link:
                 link.remove()
@@ -383,7 +372,7 @@ class Dataplane:
         for link in (self._attached.xdp, self._attached.sockops):
             if link:
                 link.close()
-        self._attached = _Attached()
+        self._attached = Attached()
 
     def change_services(self, services: Mapping[Service, int]) -> None:
         """Takes further services while packets flow; those that are there keep their slots."""

@@ -65,6 +65,7 @@ class Link:
         kind: the kind of a virtual link ("veth", "bridge"), else the driver's name ("virtio_net",
             "ice"), else None.
         rx_queues: receive queues in use, those of an attached XDP program not counted.
+        tx_queues: the same of sending: in copy mode an AF_XDP socket sends by those alone.
     """
 
     index: int
@@ -74,6 +75,7 @@ class Link:
     up: bool
     kind: str | None
     rx_queues: int
+    tx_queues: int
 
 
 def link(interface: str) -> Link:
@@ -120,6 +122,7 @@ def _as_link(message: Any) -> Link:
     name = message.get_attr("IFLA_IFNAME")
     wanted = IFF_UP | IFF_LOWER_UP
     kind = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+    rx_channels, tx_channels = _channels(name)
     return Link(
         index=message["index"],
         name=name,
@@ -127,7 +130,8 @@ def _as_link(message: Any) -> Link:
         mtu=message.get_attr("IFLA_MTU"),
         up=message["flags"] & wanted == wanted,
         kind=kind or _driver(name),
-        rx_queues=_rx_channels(name) or message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        rx_queues=rx_channels or message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        tx_queues=tx_channels or message.get_attr("IFLA_NUM_TX_QUEUES") or 1,
     )
 
 
@@ -158,14 +162,14 @@ def _driver(name: str) -> str | None:
     return (answer[4:36].split(b"\0")[0].decode("ascii", "replace") or None) if answer else None
 
 
-def _rx_channels(name: str) -> int:
-    """Receive and combined channels in use; 0 if the driver does not say."""
+def _channels(name: str) -> tuple[int, int]:
+    """Channels in use for receiving and for sending; zeros if the driver does not say."""
     answer = _ethtool(name, ETHTOOL_GCHANNELS, 36)
     if answer is None:
-        return 0
+        return 0, 0
     values = struct.unpack("=9I", answer)
-    rx_count, combined_count = values[5], values[8]
-    return int(rx_count + combined_count)
+    rx_count, tx_count, combined_count = values[5], values[6], values[8]
+    return int(rx_count + combined_count), int(tx_count + combined_count)
 
 
 def leaves_checksums_open(name: str) -> bool | None:

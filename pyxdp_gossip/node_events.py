@@ -21,6 +21,7 @@ from pyxdp_gossip.gossip.events import (
     UnknownService,
 )
 from pyxdp_gossip.interface_watch import InterfaceChanged
+from pyxdp_gossip.queue_watch import QueuesChanged
 
 EVENTS_KEPT: Final = 4096
 """Events that wait for a reader; of 500 hosts each can change its state eight times."""
@@ -43,6 +44,7 @@ NodeEvent = (
     | IncompatibleHost
     | UnknownService
     | InterfaceChanged
+    | QueuesChanged
     | EventsLost
 )
 """What `Node.events()` yields."""

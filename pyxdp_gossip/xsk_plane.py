@@ -59,6 +59,7 @@ class _Queue:
         self._cpu = cpu
         self.umem = umem
         self.socket = socket
+        self.number = socket.queue
         self.loop = loop
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -90,7 +91,8 @@ class XskPlane:
 
     Args:
         interface: its name; an XDP program that redirects to `xsks` is attached already.
-        queues: RX queues 0..n-1.
+        queues: 0..n-1, those that receive and send. A loop on one that does not send would lose
+            what it is handed; its frames are the XDP program's.
         mtu: of the interface, bytes.
         mode: "auto", "zero-copy", "copy", or "skb" if the program is attached so.
         xsks: the XSKMAP.
@@ -106,6 +108,7 @@ class XskPlane:
         self._cpus = tuple(cpus)
         self._busy_poll = busy_poll
         self._interface = interface
+        self._told = queues
         self._numbers = range(min(queues, xsks.max_entries))
         self._frame_size = frame_size_for(mtu)
         self._mode = mode
@@ -159,6 +162,18 @@ class XskPlane:
         self.mode = socket.mode
         socket.register(self._xsks)
 
+    def _agree(self, wanted: range) -> None:
+        """A loop for each queue that has none, and none for one that is gone. The kernel keeps
+        queues that have sockets from `ethtool -L`, but not from a driver's own reset. The first
+        that gets none is the last that is tried: a bind may wait a second, and nobody beats."""
+        gone = [queue for queue in self._queues if queue.number not in wanted]
+        self._queues = [queue for queue in self._queues if queue.number in wanted]
+        self._take_down(gone)
+        have = {queue.number for queue in self._queues}
+        for number in wanted:
+            if number not in have:
+                self._open_queue(number)
+
     def close(self) -> None:
         """Takes sockets and loops down; from the first moment on the XDP program sends by
         itself, and what the loops were handed before is still sent. Repeatable.
@@ -169,6 +184,10 @@ class XskPlane:
         queues, self._queues, self.mode = self._queues, [], ""
         if os.getpid() != self._pid:
             return  # a forked child has neither the threads nor the rings
+        self._take_down(queues)
+
+    @staticmethod
+    def _take_down(queues: Sequence[_Queue]) -> None:
         with contextlib.ExitStack() as each:  # whatever fails, all steps of all queues are done
             for queue in queues:
                 each.callback(queue.take_down)
@@ -180,8 +199,16 @@ class XskPlane:
             for queue in queues:
                 each.callback(queue.loop.shut)
 
-    def check(self) -> None:
-        """Raises HostError if a loop ended by itself; its frames are the XDP program's then."""
+    def check(self, queues: int | None = None) -> None:
+        """Has the loops agree with so many queues, if told, once for each new number.
+
+        Raises:
+            HostError: a new queue got no loop, or a loop ended by itself; the other loops go on,
+                and such a queue's frames are the XDP program's.
+        """
+        if queues is not None and queues != self._told:
+            self._told = queues
+            self._agree(range(min(queues, self._xsks.max_entries)))
         for queue in self._queues:
             if queue.failure:
                 raise HostError(f"the loop of {queue.thread.name} ended: {queue.failure}")

@@ -62,10 +62,11 @@ ALLOWED = {
         "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink",
         "session", "template_slots",
     },
+    "attachments": {"bpf_object", "dataplane_settings", "netlink", "session"},
     "dataplane": {
-        "_native", "bpf_object", "dataplane_settings", "encapsulation", "forwarder", "mss_clamp",
-        "netlink", "pins", "receiver_maps", "service_array", "session", "stats", "template_slots",
-        "templates", "xsk", "xsk_plane",
+        "_native", "attachments", "bpf_object", "dataplane_settings", "encapsulation", "forwarder",
+        "mss_clamp", "netlink", "pins", "receiver_maps", "service_array", "session", "stats",
+        "template_slots", "templates", "xsk", "xsk_plane",
     },
     "live_explanation": {"dataplane", "explanation"},
     "live_changes": {
@@ -74,6 +75,7 @@ ALLOWED = {
     "service_array": {"_native", "forwarder", "quic_lb", "session"},
     "incarnation": set(),
     "interface_watch": {"dataplane", "errors", "gossip_socket", "netlink", "session"},
+    "queue_watch": {"dataplane", "errors", "netlink"},
     "kernel_events": {"_native", "dataplane", "dataplane_settings", "gossip", "netlink", "session"},
     "routing": {
         "dataplane", "dataplane_settings", "errors", "gossip", "netlink", "session", "templates",
@@ -83,10 +85,11 @@ ALLOWED = {
     "agent": {
         "_native", "agent_settings", "busy_poll", "claims", "config", "dataplane", "errors",
         "gossip", "gossip_socket", "incarnation", "interface_watch", "kernel_events",
-        "netlink", "pins", "probes", "questions", "routing", "session", "stats", "templates",
+        "netlink", "pins", "probes", "questions", "queue_watch", "routing", "session", "stats",
+        "templates",
     },
     "questions": {"dataplane", "gossip", "session", "errors"},
-    "node_events": {"gossip", "interface_watch"},
+    "node_events": {"gossip", "interface_watch", "queue_watch"},
     "agent_thread": {"agent", "config", "errors", "node_events"},
     "node": {
         "agent", "agent_thread", "config", "explanation", "gossip", "key_file", "live_changes",
@@ -138,8 +141,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {
         "config", "dataplane_settings", "errors", "explanation", "features", "forwarder",
-        "gossip", "interface_watch", "node", "node_events", "quic_lb", "session", "stats",
-        "templates", "tunnel_receiver", "xsk", "_native",
+        "gossip", "interface_watch", "node", "node_events", "queue_watch", "quic_lb", "session",
+        "stats", "templates", "tunnel_receiver", "xsk", "_native",
     },
 }  # fmt: skip
 

@@ -52,7 +52,8 @@ def build(parts: Parts) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     modules = _modules(parts.modules)
     tools = [Path(_tool(name)).resolve() for name in TOOLS]
-    system = [*_python_files(), *tools]
+    # libxdp's own BPF programs; elsewhere the guest would have no dispatcher
+    system = [*_python_files(), *tools, *Path("/usr/lib").glob("*/bpf/*.o")]
     project = list(_project_files())
     golden = [*sorted((ROOT / "tests").glob("*.py")), Path(rows.__file__)]
     return [
