@@ -231,7 +231,7 @@ static __always_inline void locate_session(const struct xg_packet *packet, __u16
 }
 
 /* One map in each function: of two, merged, the compiler could not inline the look-up. */
-static __always_inline __u64 look4(__u64 hash, __u64 key)
+static __always_inline __u64 look4(__u64 hash, __u64 key, const int both)
 {
 	__u32 check = xg_hash_check(hash);
 	struct xg_table_header *header = table_header(4);
@@ -243,7 +243,7 @@ static __always_inline __u64 look4(__u64 hash, __u64 key)
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
 		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
-		if (!meta && beyond)
+		if (!meta && (both || beyond))
 			meta = probe4(xg_hash_bucket2(hash, header->bucket_mask), key, check,
 				      &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
@@ -252,7 +252,7 @@ static __always_inline __u64 look4(__u64 hash, __u64 key)
 	return meta;
 }
 
-static __always_inline __u64 look6(__u64 hash, const __u64 key[3])
+static __always_inline __u64 look6(__u64 hash, const __u64 key[3], const int both)
 {
 	__u32 check = xg_hash_check(hash);
 	struct xg_table_header *header = table_header(6);
@@ -264,7 +264,7 @@ static __always_inline __u64 look6(__u64 hash, const __u64 key[3])
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
 		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
-		if (!meta && beyond)
+		if (!meta && (both || beyond))
 			meta = probe6(xg_hash_bucket2(hash, header->bucket_mask), key, check,
 				      &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
@@ -273,18 +273,25 @@ static __always_inline __u64 look6(__u64 hash, const __u64 key[3])
 	return meta;
 }
 
-/* The second half: both buckets; again if an entry was moved between the two looks. */
-static __always_inline void find_session(const struct xg_packet *packet, __u16 slot,
-					 struct found *found)
+/* The second half: the first bucket, the second if that goes beyond, or `both` always; again if an
+ * entry was moved between the two looks. */
+static __always_inline void find_session_in(const struct xg_packet *packet, __u16 slot,
+					    struct found *found, const int both)
 {
 	__u64 key[3];
 
 	if (packet->family == 4) {
-		take_valid(found, look4(found->hash, key4_of(packet, slot)));
+		take_valid(found, look4(found->hash, key4_of(packet, slot), both));
 		return;
 	}
 	key6_of(packet, slot, key);
-	take_valid(found, look6(found->hash, key));
+	take_valid(found, look6(found->hash, key, both));
+}
+
+static __always_inline void find_session(const struct xg_packet *packet, __u16 slot,
+					 struct found *found)
+{
+	find_session_in(packet, slot, found, 0);
 }
 
 /* How far an acknowledgement may be ahead of the one that the kernel judged: a tick's worth at
