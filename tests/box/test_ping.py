@@ -22,7 +22,7 @@ MakeBox = Callable[..., Box]
 PROTOCOL: Final = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 REQUEST: Final = {4: 8, 6: 128}
 REPLY: Final = {4: 0, 6: 129}
-SMALL, LARGE = 100, 4000  # the latter is three fragments at the client's MTU of 1500
+SMALL, LARGE = 100, 4000  # the latter is three fragments at an MTU of 1500
 ID = 0x7069
 
 
@@ -43,7 +43,7 @@ def ping(sender: socket.socket, family: int, payload: bytes) -> None:
 
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 def test_each_host_answers_pings_of_the_vip(make_box: MakeBox, family: int) -> None:
-    pop = Pop(make_box(hosts=2, proxy="none"), AGENTS)
+    pop = Pop(make_box(hosts=2, proxy="none", mtu=1500), AGENTS)
     box = pop.box
     with inside(box.client_namespace(1)):
         sender = socket.socket(FAMILIES[family], socket.SOCK_RAW, PROTOCOL[family])
