@@ -9,6 +9,7 @@ TABLE = ("session_table.c", "session_room.c", "session_burst.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 PROGRAMS = {
     "test_template": (),
+    "test_checksum": (),
     "test_quic_lb": (),
     "test_forward": (*TABLE, "forward.c"),
     "test_too_big": (*TABLE, "forward.c"),
