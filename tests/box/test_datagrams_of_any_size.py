@@ -18,7 +18,7 @@ from pyxdp_gossip._native import pack_key4
 from pyxdp_gossip.popbox import Box, names
 from tests.box.pop import AGENTS, Pop
 from tests.box.test_odd_packets import udp_socket
-from tests.box.test_too_big import IP_MTU_DISCOVER, IP_PMTUDISC_DONT, MTU
+from tests.box.test_too_big import MTU
 from tests.box.traffic import VIPS, session_of, wait_for
 
 MakeBox = Callable[..., Box]
@@ -26,6 +26,7 @@ MakeBox = Callable[..., Box]
 OWNER, OTHER = 1, 2
 UDP_SLOT: Final = 0
 # just below and above what fits, and above what the client's link takes in one, two and three
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # linux/in.h; not in the socket module
 SIZES: Final = (1400, 1428, 1429, 1472, 1473, 2000, 2952, 2953, 4000)
 
 

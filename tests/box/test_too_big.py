@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import socket
 import sys
 import termios
 from collections.abc import Callable
@@ -26,7 +25,6 @@ MakeBox = Callable[..., Box]
 
 OWNER, OTHER = 1, 2
 MTU: Final = 1500
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # linux/in.h; not in the socket module
 LEAST_STRAYS: Final = BULK_BYTES // MTU
 DEAF: Final = {  # the client's kernel does not hear of the path's MTU
     4: "icmp type destination-unreachable",
@@ -102,21 +100,6 @@ def test_an_upload_and_a_download_of_10_mb_finish_through_a_stray_path(
         assert pop.count(OTHER, "stray_forwarded") > before
     # a client that was told once sends what fits: the loss is a window's at most
     assert told < LEAST_STRAYS / 10
-
-
-def test_an_upload_without_df_is_sent_in_fragments_and_nobody_is_told(
-    make_pop: Callable[..., Pop],
-) -> None:
-    pop = make_pop(plane="xsk")
-    with (
-        nothing_misdelivered(pop.box),
-        closing(stray_connection(pop, 4, b"U")) as connection,
-    ):
-        connection.socket.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-        upload(connection)
-    assert pop.count(OTHER, "fragmented") > LEAST_STRAYS / 2
-    assert pop.count(OTHER, "fragments_sent") >= 2 * pop.count(OTHER, "fragmented")
-    assert pop.count(OTHER, "too_big_answered", "too_big") == 0
 
 
 def test_an_upload_finishes_while_its_packets_are_flooded(
