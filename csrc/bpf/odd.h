@@ -60,7 +60,7 @@ static __always_inline int handle_icmp_error(struct xdp_md *ctx, struct xg_confi
 	locate_session(session, slot, &found);
 	/* In both buckets: as the code is otherwise, the verifier of Linux 6.1 takes "stray" for
 	 * impossible, across the call of kernel_knows, and leaves the branch out. The golden
-	 * packets of tests/vm/guest61 tell; to ask the kernel first takes more stack than 6.1 has. */
+	 * packets of tests/vm/guest61 tell. Asking the kernel first takes too much stack. */
 	find_session_in(session, slot, &found, 1);
 	decision = xg_decide(session, found.meta, cfg->host, agent_alive(cfg));
 	/* any socket but a listener: the kernel itself checks the sequence number that is quoted */
