@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -135,8 +136,10 @@ def test_blocks_of_many_samples_are_few() -> None:
 def test_the_micro_benchmarks_run_and_write_what_the_report_reads(tmp_path: Path) -> None:
     """Once without the clock; a few with it, for the file."""
     pytest_of = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # a worker of pytest-xdist tells its children that they are one, too
+    alone = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     argv = [*pytest_of, "bench/micro", "--benchmark-disable"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=ROOT, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
     path = tmp_path / "micro.json"
@@ -144,7 +147,7 @@ def test_the_micro_benchmarks_run_and_write_what_the_report_reads(tmp_path: Path
         *pytest_of, "bench/micro/test_datagrams.py", "-k", "decode", f"--benchmark-json={path}",
         "--benchmark-min-rounds=5", "--benchmark-max-time=0.000001",
     ]  # fmt: skip
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=ROOT, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     result = result_file.read(path)
     assert result.name == "micro"
