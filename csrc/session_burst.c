@@ -56,14 +56,6 @@ XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words
 	}
 }
 
-/* Always inline: see prefetch_bucket(). */
-static inline __attribute__((always_inline)) void call_for(const char *bucket, const int key_words)
-{
-	__builtin_prefetch(bucket);
-	if (BUCKET_BYTES(key_words) > 64)
-		__builtin_prefetch(bucket + 64);
-}
-
 /* The meta word of the entry at `match`, or 0. */
 XG_INLINE __u64 take(const __u64 *bucket, const struct plan *plan, const int key_words,
 		     unsigned int i, __u32 match, __u32 *torn)

@@ -108,7 +108,7 @@ XG_TARGET XG_INLINE void XG_ISA(find)(const struct xg_session_table *t, const vo
 	for (unsigned int at = 0; at < count; at += XG_LANES) {
 		XG_ISA(locate)(hash_key, bucket_mask, &plan, key_words, at);
 		for (unsigned int i = at; i < at + XG_LANES; i++)
-			call_for(memory + plan.at[i], key_words);
+			prefetch_bucket(memory + plan.at[i], key_words);
 	}
 	/* Acquire: with a raised counter comes the copy that it announces. */
 	moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
@@ -117,7 +117,7 @@ XG_TARGET XG_INLINE void XG_ISA(find)(const struct xg_session_table *t, const vo
 		__u64 bucket = xg_hash_bucket2(plan.hashes[rest[k]], bucket_mask);
 
 		plan.at[rest[k]] = (bucket + 1) * BUCKET_BYTES(key_words);
-		call_for(memory + plan.at[rest[k]], key_words);
+		prefetch_bucket(memory + plan.at[rest[k]], key_words);
 	}
 	for (unsigned int k = 0; k < left; k++)
 		XG_ISA(probe)(memory, &plan, key_words, rest[k], &torn);

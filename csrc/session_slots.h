@@ -152,14 +152,12 @@ static inline __u32 free_slot_in(const struct xg_session_table *t, __u32 bucket)
 
 /* Always inline: gcc 12 takes a function that only prefetches for one without effect, and leaves
  * its calls out. */
-static inline __attribute__((always_inline)) void
-prefetch_bucket(const struct xg_session_table *t, __u32 bucket)
+static inline __attribute__((always_inline)) void prefetch_bucket(const void *bucket,
+								  __u32 key_words)
 {
-	const __u64 *entries = entry_at(t, bucket * XG_BUCKET_ENTRIES);
-
-	__builtin_prefetch(entries);
-	if (t->key_words != 1)
-		__builtin_prefetch(entries + 8);
+	__builtin_prefetch(bucket);
+	if (key_words != 1)
+		__builtin_prefetch((const char *)bucket + 64);
 }
 
 /* (reader) The meta word of a valid entry, or 0. */

@@ -185,7 +185,7 @@ void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 {
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 
-	prefetch_bucket(t, first);
+	prefetch_bucket(entry_at(t, first * XG_BUCKET_ENTRIES), t->key_words);
 	/* The cold parts of one bucket share a line; most sessions lie in their first bucket. */
 	__builtin_prefetch(&t->cold[(size_t)first * XG_BUCKET_ENTRIES], 1);
 }
