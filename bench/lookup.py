@@ -19,7 +19,7 @@ from typing import Any, Final
 from rich.progress import Progress
 
 from bench import programs
-from bench.machine import rounded, spread_percent
+from bench.machine import alone, paired
 from pyxdp_gossip._native import SessionTable
 from pyxdp_gossip.dataplane_settings import buckets_for
 from pyxdp_gossip.templates import HeaderTemplate
@@ -109,33 +109,16 @@ def _headers() -> HeaderTemplate:
 
 
 def _figures(played: Sequence[dict[str, Any]], ours_is: str) -> dict[str, Any]:
-    """Medians of all, and of ours over rte_hash's: paired, round by round."""
+    """Ours beside rte_hash's, and the medians of the others."""
     ours = [one[ours_is] for one in played]
-    found: dict[str, Any] = {
-        "value": round(statistics.median(ours), 2),
-        "min": round(min(ours), 2),
-        "max": round(max(ours), 2),
-        "spread_percent": round(spread_percent(ours), 1),
-        "samples": rounded(ours),
+    others = {
+        name: round(statistics.median(one[name] for one in played), 2)
+        for name in OTHERS[ours_is]
+        if name in played[0]
     }
-    for name in OTHERS[ours_is]:
-        if name in played[0]:
-            found[name] = round(statistics.median(one[name] for one in played), 2)
     if PEER not in played[0]:
-        return found | {"peer": PEER, "ratio": None, "note": NO_PEER}
-    theirs = [one[PEER] for one in played]
-    pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-    found |= {
-        "peer": PEER,
-        "theirs": round(statistics.median(theirs), 2),
-        "theirs_min": round(min(theirs), 2),
-        "theirs_max": round(max(theirs), 2),
-        "theirs_samples": rounded(theirs),
-        "ratio": round(statistics.median(pairs), 3),
-        "ratio_min": round(min(pairs), 3),
-        "ratio_max": round(max(pairs), 3),
-    }
-    return found
+        return alone(ours) | others | {"peer": PEER, "ratio": None, "note": NO_PEER}
+    return paired(ours, PEER, [one[PEER] for one in played]) | others
 
 
 def _judged(family: int, entries: int, percent: int, ours: str) -> dict[str, Any]:

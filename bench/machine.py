@@ -179,6 +179,33 @@ def summary(samples: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def alone(ours: Sequence[float]) -> dict[str, Any]:
+    """Median and spread of the rounds of one."""
+    return {
+        "value": round(statistics.median(ours), 2),
+        "min": round(min(ours), 2),
+        "max": round(max(ours), 2),
+        "spread_percent": round(spread_percent(ours), 1),
+        "samples": rounded(ours),
+    }
+
+
+def paired(ours: Sequence[float], peer: str, theirs: Sequence[float]) -> dict[str, Any]:
+    """The rounds of one beside a peer's, which took turns with it."""
+    pairs = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    return {
+        **alone(ours),
+        "peer": peer,
+        "theirs": round(statistics.median(theirs), 2),
+        "theirs_min": round(min(theirs), 2),
+        "theirs_max": round(max(theirs), 2),
+        "theirs_samples": rounded(theirs),
+        "ratio": round(statistics.median(pairs), 3),
+        "ratio_min": round(min(pairs), 3),
+        "ratio_max": round(max(pairs), 3),
+    }
+
+
 def turns(names: Sequence[Name], rounds: int) -> list[Name]:
     """Who is measured when: each once a round, forwards and backwards in turn (ABBA), and each
     pair of rounds begins with another one, so that a drift of the machine cancels."""

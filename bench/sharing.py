@@ -13,7 +13,7 @@ import subprocess
 from typing import Any, Final
 
 from bench import programs
-from bench.machine import rounded, spread_percent
+from bench.machine import paired
 from pyxdp_gossip.dataplane_settings import buckets_for
 
 ROUNDS: Final = 15
@@ -51,23 +51,12 @@ def measure(entries: int, seed: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for what, bound_by in BOUND_BY.items():
         ours = [one[what] for one in played]
-        pairs = [mine / peer for mine, peer in zip(ours, alone, strict=True)]
         row: dict[str, Any] = {
             "what": what.replace("_", " "),
             "entries": entries,
             "unit": "ns per key",
-            "value": round(statistics.median(ours), 2),
-            "min": round(min(ours), 2),
-            "max": round(max(ours), 2),
-            "spread_percent": round(spread_percent(ours), 1),
-            "peer": "one reader alone",
-            "theirs": round(statistics.median(alone), 2),
-            "ratio": round(statistics.median(pairs), 3),
-            "ratio_min": round(min(pairs), 3),
-            "ratio_max": round(max(pairs), 3),
+            **paired(ours, "one reader alone", alone),
             "rounds": rounds,
-            "samples": rounded(ours),
-            "theirs_samples": rounded(alone),
             "bound_by": bound_by,
         }
         if what == "beside_writer":

@@ -16,16 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
 #include "header_template.h"
 #include "lookup_pipeline.h"
 #include "lookup_questions.h"
 #include "lookup_tables.h"
+#include "measuring.h"
 #include "session_table.h"
 
-#define HOSTS 16u
 #define ENTRANTS 10
 #define CUCKOO_MOST 10000000u	/* beyond, its memory beside the others' is too much */
 
@@ -42,14 +40,6 @@ struct contest {
 };
 
 static struct xg_owner_state owners[XG_OWNERS];
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static void fail(const char *what, const char *why)
 {
@@ -193,11 +183,10 @@ static int pages;	/* MADV_HUGEPAGE or MADV_NOHUGEPAGE */
 
 static void *map(size_t len)
 {
-	void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory = map_pages(len, pages);
 
 	if (memory == MAP_FAILED)
 		fail("memory", strerror(errno));
-	madvise(memory, len, pages);
 	return memory;
 }
 
@@ -230,8 +219,7 @@ static void make(struct contest *c, int family, uint64_t entries, uint32_t bucke
 	static const __u64 hash_key[2] = { 0x243f6a8885a308d3ull, 0x13198a2e03707344ull };
 	size_t len = xg_session_table_bytes(family, buckets);
 
-	for (unsigned int host = 1; host <= HOSTS; host++)
-		owners[host] = (struct xg_owner_state){ 1, XG_OWNER_ACTIVE, 0, 0 };
+	activate_hosts(owners);
 #ifdef WITH_DPDK
 	c->rte = rte_make(family, entries, pages);
 	if (!c->rte)

@@ -4,10 +4,8 @@
  */
 #include "lookup_pipeline.h"
 
-#include <sys/mman.h>
-#include <time.h>
-
 #include "forward.h"
+#include "measuring.h"
 #include "services.h"
 
 #define RING 4096u
@@ -24,14 +22,6 @@ struct pipeline {
 	const struct xg_template *headers;
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 struct pipeline *pipeline_make(const struct xg_session_table *table4, struct xg_owner_state *owners,
 			       const void *headers)
 {
@@ -42,8 +32,7 @@ struct pipeline *pipeline_make(const struct xg_session_table *table4, struct xg_
 
 	if (!p)
 		return NULL;
-	p->umem = mmap(NULL, RING * CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		       -1, 0);
+	p->umem = map_pages(RING * CHUNK, MADV_NOHUGEPAGE);	/* as an AF_XDP loop's */
 	if (p->umem == MAP_FAILED || xg_service_put(p->services, PLACES - 1, &service))
 		return NULL;
 	p->headers = headers;

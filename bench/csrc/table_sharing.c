@@ -13,15 +13,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "lookup_questions.h"
+#include "measuring.h"
 #include "session_table.h"
 
-#define HOSTS 16u
 #define UPDATES_A_S 1000000u
 #define BATCH 64u		/* updates between two looks at the clock */
 #define FAMILY 4
@@ -36,19 +34,12 @@ static struct questions questions;
 static uint64_t entries;
 static int processors[2];
 static int stop;
+static double updates_a_s;	/* of the last writer, once it was joined */
 
 static void fail(const char *what)
 {
 	fprintf(stderr, "table_sharing: %s: %s\n", what, strerror(errno));
 	exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void run_on(int processor)
@@ -116,10 +107,9 @@ static void put(struct xg_session_table *table, uint64_t number, uint16_t owner)
 		fail("a session");
 }
 
-/* Sessions change hands, at the rate that was asked for. Returns how many did, a second. */
-static void *write_all(void *table)
+/* Sessions change hands, at the rate that was asked for. */
+static void *write_along(void *table)
 {
-	static double rate;
 	uint64_t begin, state = 7, made = 0;
 
 	run_on(processors[1]);
@@ -129,26 +119,8 @@ static void *write_all(void *table)
 		for (unsigned int i = 0; i < BATCH; i++, made++)
 			put(table, question_random(&state) % entries, (uint16_t)(1 + made % HOSTS));
 	}
-	rate = (double)made * 1e9 / (double)(now_ns() - begin);
-	return &rate;
-}
-
-static double beside_writer(struct xg_session_table *table, double *updates_a_s)
-{
-	pthread_t writer;
-	double cost;
-	void *rate;
-
-	stop = 0;
-	errno = EAGAIN;
-	if (pthread_create(&writer, NULL, write_all, table))
-		fail("a thread");
-	usleep(20000);
-	cost = cost_ns(table);
-	__atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-	pthread_join(writer, &rate);
-	*updates_a_s = *(double *)rate;
-	return cost;
+	updates_a_s = (double)made * 1e9 / (double)(now_ns() - begin);
+	return NULL;
 }
 
 static void *read_along(void *table)
@@ -159,15 +131,15 @@ static void *read_along(void *table)
 	return NULL;
 }
 
-/* Of each of two: the other one reads before, meanwhile and after. */
-static double beside_reader(struct xg_session_table *table)
+/* Of one reader; the other thread is at work before, meanwhile and after. */
+static double beside(void *(*other_does)(void *table), struct xg_session_table *table)
 {
 	pthread_t other;
 	double cost;
 
 	stop = 0;
 	errno = EAGAIN;
-	if (pthread_create(&other, NULL, read_along, table))
+	if (pthread_create(&other, NULL, other_does, table))
 		fail("a thread");
 	usleep(20000);
 	cost = cost_ns(table);
@@ -180,11 +152,10 @@ static double beside_reader(struct xg_session_table *table)
 
 static void *anonymous(size_t len, int pages)
 {
-	void *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *memory = map_pages(len, pages);
 
 	if (memory == MAP_FAILED)
 		fail("memory");
-	madvise(memory, len, pages);
 	return memory;
 }
 
@@ -221,15 +192,15 @@ static struct xg_session_table *make(void *memory, size_t len, uint32_t buckets)
 
 static void play(const struct place *places, unsigned int round)
 {
-	double costs[3], writer, reader, updates_a_s;
+	double costs[3], writer, reader;
 
 	for (unsigned int k = 0; k < 3; k++) {
 		unsigned int at = round & 1 ? 2 - k : k;
 
 		costs[at] = cost_ns(places[at].table);
 	}
-	writer = beside_writer(places[0].table, &updates_a_s);
-	reader = beside_reader(places[0].table);
+	writer = beside(write_along, places[0].table);
+	reader = beside(read_along, places[0].table);
 	printf("{\"round\": %u, \"beside_writer\": %.3f, \"updates_a_s\": %.0f, "
 	       "\"beside_reader\": %.3f", round, writer, updates_a_s, reader);
 	for (unsigned int k = 0; k < 3; k++)
@@ -253,8 +224,7 @@ int main(int argc, char **argv)
 	len = xg_session_table_bytes(FAMILY, buckets);
 	find_processors();
 	run_on(processors[0]);
-	for (unsigned int host = 1; host <= HOSTS; host++)
-		owners[host] = (struct xg_owner_state){ 1, XG_OWNER_ACTIVE, 0, 0 };
+	activate_hosts(owners);
 	places[0].table = make(anonymous(len, MADV_HUGEPAGE), len, buckets);
 	places[1].table = make(anonymous(len, MADV_NOHUGEPAGE), len, buckets);
 	places[2].table = make(array_map(len), len, buckets);
