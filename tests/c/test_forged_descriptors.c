@@ -16,16 +16,13 @@
 #include "xsk_loop.h"
 
 #define RING 8u
+#include "plain_rings.h"
+
 #define FRAMES 20u
 #define FIRST 4u	/* of the UMEM's frames, those before it are another loop's */
 #define CHUNK 2048u
 #define RX_OFFSET 256u
 #define LEN 100u
-
-struct ring {
-	uint32_t producer, consumer, flags;
-	struct xdp_desc descs[RING];
-};
 
 static struct ring fill, completion, rx, tx;
 static uint8_t *umem;
@@ -75,20 +72,6 @@ int xg_forward_piece(struct xg_forwarder *forwarder, struct xg_frame *frame, str
 
 static struct xsk_ring_prod fill_user, tx_user;
 static struct xsk_ring_cons completion_user, rx_user;
-
-static void bind_prod(struct xsk_ring_prod *user, struct ring *ring)
-{
-	*user = (struct xsk_ring_prod){ .mask = RING - 1, .size = RING, .cached_cons = RING,
-					.producer = &ring->producer, .consumer = &ring->consumer,
-					.ring = ring->descs, .flags = &ring->flags };
-}
-
-static void bind_cons(struct xsk_ring_cons *user, struct ring *ring)
-{
-	*user = (struct xsk_ring_cons){ .mask = RING - 1, .size = RING,
-					.producer = &ring->producer, .consumer = &ring->consumer,
-					.ring = ring->descs, .flags = &ring->flags };
-}
 
 static uint64_t receive(void)
 {

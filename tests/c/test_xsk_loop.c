@@ -16,16 +16,13 @@
 #include "xsk_loop.h"
 
 #define RING 64u
+#include "plain_rings.h"
+
 #define FRAMES 160u
 #define FIRST 32u	/* of the UMEM's frames, those before it are another loop's */
 #define CHUNK 2048u
 #define RX_OFFSET 256u	/* XDP_PACKET_HEADROOM */
 #define STEPS 200000u
-
-struct ring {
-	uint32_t producer, consumer, flags;
-	struct xdp_desc descs[RING];	/* addresses lie in it too: 8 bytes each */
-};
 
 struct kernel {
 	struct ring fill, completion, rx, tx;
@@ -44,20 +41,6 @@ static uint32_t below(uint32_t limit)
 	random_state ^= random_state << 25;
 	random_state ^= random_state >> 27;
 	return (uint32_t)((random_state * 0x2545f4914f6cdd1dull) >> 33) % limit;
-}
-
-static void bind_prod(struct xsk_ring_prod *user, struct ring *ring)
-{
-	*user = (struct xsk_ring_prod){ .mask = RING - 1, .size = RING, .cached_cons = RING,
-					.producer = &ring->producer, .consumer = &ring->consumer,
-					.ring = ring->descs, .flags = &ring->flags };
-}
-
-static void bind_cons(struct xsk_ring_cons *user, struct ring *ring)
-{
-	*user = (struct xsk_ring_cons){ .mask = RING - 1, .size = RING,
-					.producer = &ring->producer, .consumer = &ring->consumer,
-					.ring = ring->descs, .flags = &ring->flags };
 }
 
 static struct kernel *make_kernel(void)
