@@ -111,14 +111,24 @@ def threads(device: str = DEVICE) -> list[str]:
     return sorted(one.name for one in threading.enumerate() if one.name.startswith(f"xg-{device}"))
 
 
+@contextmanager
+def watched(
+    ends: tuple[Namespace, Namespace], **settings: Any
+) -> Iterator[tuple[HostUnderTest, list[Wire], QueueWatch, Told]]:
+    """A data path at work on the host's end, the far end's wires, and who watches the queues."""
+    inside, outside = ends
+    told = Told()
+    with host_under_test(inside, **settings) as host, router(outside) as far:
+        inside.run(host.plane.attach_packets)
+        watch = inside.run(QueueWatch, DEVICE, host.plane, told, told.events.append)
+        yield host, far, watch, told
+
+
 def test_a_new_queue_is_the_programs_until_it_has_a_loop(
     ends: tuple[Namespace, Namespace],
 ) -> None:
-    inside, outside = ends
-    told = Told()
-    with host_under_test(inside, plane="xsk", mode="copy") as host, router(outside) as far:
-        inside.run(host.plane.attach_packets)
-        watch = inside.run(QueueWatch, DEVICE, host.plane, told, told.events.append)
+    inside = ends[0]
+    with watched(ends, plane="xsk", mode="copy") as (host, far, watch, told):
         assert "handed_over" in ended(host, far, 0)
         resize(ends)
         inside.run(host.plane.renew_program)  # before it, a veth's new queue has no program
@@ -139,12 +149,9 @@ def test_a_new_queue_is_the_programs_until_it_has_a_loop(
 def test_a_queue_that_does_not_send_gets_no_loop_until_it_does(
     ends: tuple[Namespace, Namespace],
 ) -> None:
-    inside, outside = ends
-    told = Told()
+    inside = ends[0]
     inside.exec(f"ethtool -L {DEVICE} tx 1")
-    with host_under_test(inside, plane="xsk", mode="copy") as host, router(outside) as far:
-        inside.run(host.plane.attach_packets)
-        watch = inside.run(QueueWatch, DEVICE, host.plane, told, told.events.append)
+    with watched(ends, plane="xsk", mode="copy") as (host, far, watch, _):
         resize(ends)
         inside.run(watch.check, ASK_NS)
         assert threads() == [f"xg-{DEVICE}-0"]
@@ -167,10 +174,7 @@ def test_the_kernel_keeps_queues_that_have_a_loop(ends: tuple[Namespace, Namespa
 
 def test_without_loops_the_number_is_told_all_the_same(ends: tuple[Namespace, Namespace]) -> None:
     inside, outside = ends
-    told = Told()
-    with host_under_test(inside, plane="xdp") as host, router(outside) as far:
-        inside.run(host.plane.attach_packets)
-        watch = inside.run(QueueWatch, DEVICE, host.plane, told, told.events.append)
+    with watched(ends, plane="xdp") as (host, far, watch, told):
         for turn, count in enumerate((3, 2, 3), start=1):
             inside.exec(f"ethtool -L {DEVICE} rx {count}")
             inside.run(watch.check, turn * ASK_NS)
@@ -182,11 +186,8 @@ def test_without_loops_the_number_is_told_all_the_same(ends: tuple[Namespace, Na
 def test_a_new_queue_that_gets_no_loop_stays_the_programs(
     ends: tuple[Namespace, Namespace],
 ) -> None:
-    inside, outside = ends
-    told = Told()
-    with host_under_test(inside, plane="xsk", mode="copy") as host, router(outside) as far:
-        inside.run(host.plane.attach_packets)
-        watch = inside.run(QueueWatch, DEVICE, host.plane, told, told.events.append)
+    inside = ends[0]
+    with watched(ends, plane="xsk", mode="copy") as (host, far, watch, _):
         resize(ends)
         with Umem(64) as umem, inside.run(XskSocket, umem, DEVICE, 1):
             with pytest.raises(HostError, match=r"queue 1 .*has an AF_XDP socket already"):
