@@ -2,7 +2,7 @@
 /*
  * The burst: parse, look up, encapsulate, on plain buffers; knows no ring and no kernel.
  *
- * Three passes over at most 64 frames, so that the table's cache misses overlap.
+ * Its first half, up to what the table says, is in forward_keys.h.
  */
 #include "forward.h"
 
@@ -10,33 +10,11 @@
 #include <string.h>
 
 #include "decide.h"
+#include "forward_keys.h"
 #include "forward_pieces.h"
 #include "note.h"
-#include "odd_packets.h"
 #include "receive.h"
 #include "too_big.h"
-
-#define KEY_WORDS_V4 1
-#define KEY_WORDS_V6 3
-
-struct lookup {
-	__u64 keys[XG_BURST * XG_KEY_WORDS_MAX];
-	__u64 metas[XG_BURST];
-	uint32_t frame_of[XG_BURST];
-	uint32_t count;
-};
-
-enum kind { ENDED, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR, NOTED };
-
-struct burst {
-	struct xg_packet packets[XG_BURST];
-	__u64 metas[XG_BURST];
-	const struct xg_service *services[XG_BURST];
-	const struct xg_service *last;	/* that was found, or NULL */
-	uint8_t kind[XG_BURST];
-	struct lookup v4;
-	struct lookup v6;
-};
 
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet)
@@ -52,101 +30,6 @@ int xg_forward_is_vip(const struct xg_forwarder *forwarder, const struct xg_pack
 {
 	return forwarder->services && xg_service_find(forwarder->services, forwarder->service_mask,
 						      packet->destination_be, 0, 0);
-}
-
-/* The same; most packets of a burst are for the service of the one before. */
-static inline const struct xg_service *
-service_again(const struct xg_forwarder *forwarder, const struct xg_packet *packet,
-	      struct burst *burst)
-{
-	const struct xg_service *last = burst->last;
-
-	if (!last || !last->used ||
-	    !xg_service_is(last, packet->destination_be, packet->destination_port_be,
-			   packet->protocol))
-		burst->last = last = xg_forward_service_of(forwarder, packet);
-	return last;
-}
-
-static inline void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
-{
-	const struct xg_packet *packet = &burst->packets[frame];
-	struct lookup *lookup = packet->family == 4 ? &burst->v4 : &burst->v6;
-	uint32_t words = packet->family == 4 ? KEY_WORDS_V4 : KEY_WORDS_V6;
-
-	xg_forward_key(packet, slot, &lookup->keys[lookup->count * words]);
-	lookup->frame_of[lookup->count++] = frame;
-}
-
-/* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */
-static void parse_odd(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
-		      struct burst *burst, int reason)
-{
-	struct xg_packet *packet = &burst->packets[i];
-	int kind = xg_odd_kind(reason, packet);
-	const struct xg_service *service;
-
-	frame->ending = reason == XG_PARSE_NOT_IP ? XG_COUNT_passed_not_ip :
-						    XG_COUNT_passed_unparsed;
-	if (reason == XG_PARSE_FRAGMENT)
-		frame->ending = XG_COUNT_passed_fragment;
-	if ((kind == XG_ODD_NONE && reason != XG_PARSE_FRAGMENT) ||
-	    !xg_forward_is_vip(forwarder, packet))
-		return;
-	if (reason == XG_PARSE_FRAGMENT) {
-		frame->ending = XG_COUNT_fragment_unknown;
-		return;
-	}
-	frame->ending = XG_COUNT_dropped_tiny_fragment;
-	if (kind == XG_ODD_TINY)
-		return;
-	kind = xg_read_icmp(frame->data + packet->l4_offset, frame->data + frame->len, packet);
-	frame->ending = kind == XG_ODD_ECHO ? XG_COUNT_passed_echo : XG_COUNT_passed_icmp;
-	service = kind == XG_ODD_ERROR ? xg_forward_service_of(forwarder, packet) : NULL;
-	if (service) {
-		burst->kind[i] = OF_ICMP_ERROR;
-		add_key(burst, i, service->slot);
-	}
-}
-
-static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
-		      struct burst *burst)
-{
-	struct xg_packet *packet = &burst->packets[i];
-	int reason = xg_parse_frame(frame->data, frame->data + frame->len, packet);
-	const struct xg_service *service;
-
-	burst->kind[i] = ENDED;
-	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = frame->pieces = 0;
-	if (forwarder->reads_notes && is_noted(frame)) {
-		burst->kind[i] = NOTED;
-		return;
-	}
-	if (xg_forward_is_tunnel(forwarder, reason, packet)) {
-		burst->kind[i] = OF_TUNNEL;
-		return;
-	}
-	if (reason != XG_PARSE_OK) {
-		parse_odd(forwarder, frame, i, burst, reason);
-		return;
-	}
-	service = service_again(forwarder, packet, burst);
-	frame->ending = XG_COUNT_passed_no_service;
-	if (service) {
-		burst->kind[i] = OF_SERVICE;
-		burst->services[i] = service;
-		add_key(burst, i, service->slot);
-	}
-}
-
-static void look_up(const struct xg_session_table *table, struct lookup *lookup,
-		    __u64 metas[XG_BURST])
-{
-	if (lookup->count == 0 || !table)
-		return;
-	xg_session_table_find_burst(table, lookup->keys, lookup->count, lookup->metas);
-	for (uint32_t i = 0; i < lookup->count; i++)
-		metas[lookup->frame_of[i]] = lookup->metas[i];
 }
 
 static void note_inner_mtu(struct xg_frame *frame, uint32_t mtu)
@@ -404,41 +287,94 @@ static uint32_t without_stack(uint32_t ending)
 	}
 }
 
+/* A stray whose headers fit, as nearly all do. Returns 0 of others, with which nothing was done. */
+static inline uint32_t forward_plain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+				     const struct xg_packet *packet, __u64 meta)
+{
+	const struct xg_template *tmpl;
+	uint32_t index, written;
+
+	if (xg_decide(packet, meta, forwarder->host, 1) != XG_DECIDE_STRAY)
+		return 0;
+	index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
+	if (index >= forwarder->template_count)
+		return 0;
+	tmpl = &forwarder->templates[index];
+	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu || (tmpl->flags & XG_TEMPLATE_SUM) ||
+	    frame->headroom + XG_ETH_LEN < tmpl->len)
+		return 0;
+	written = xg_template_apply(frame->data + XG_ETH_LEN - tmpl->len,
+				    frame->data + XG_ETH_LEN, tmpl, packet, 0, 0);
+	if (!written)
+		return 0;
+	frame->data = frame->data + XG_ETH_LEN - written;
+	frame->len = frame->len - XG_ETH_LEN + written;
+	frame->outer_len = (uint16_t)written;
+	frame->family = 4;
+	frame->mark = 0;
+	return XG_COUNT_stray_forwarded;
+}
+
+static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
+		      struct burst *burst)
+{
+	struct xg_packet *packet = &burst->packets[i];
+
+	if (burst->kind[i] == PLAIN) {
+		const struct xg_packet plain = plain_packet(frame);
+
+		if (forward_plain(forwarder, frame, &plain, burst->metas[i])) {
+			frame->ending = XG_COUNT_stray_forwarded;
+			forwarder->counters[XG_COUNT_stray_forwarded]++;
+			return;
+		}
+		xg_parse_frame(frame->data, frame->data + frame->len, packet);
+		burst->kind[i] = OF_SERVICE;
+	}
+	if (burst->kind[i] == OF_SERVICE)
+		frame->ending = act(forwarder, frame, packet, burst->services[i],
+				    burst->metas[i]);
+	else if (burst->kind[i] == OF_ICMP_ERROR)
+		frame->ending = act_on_error(forwarder, frame, packet, burst->metas[i]);
+	else if (burst->kind[i] == OF_TUNNEL)
+		frame->ending = take_tunnel(forwarder, frame, packet);
+	else if (burst->kind[i] == NOTED)
+		frame->ending = act_on_note(forwarder, frame, packet);
+	forwarder->spare_frames -= frame->pieces;
+	if (frame->ending == XG_COUNT_too_big && burst->kind[i] == OF_SERVICE)
+		frame->ending = answer_too_big(forwarder, frame, packet);
+	if (forwarder->cannot_pass)
+		frame->ending = without_stack(frame->ending);
+	forwarder->counters[frame->ending]++;
+}
+
+static void end_group(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t from,
+		      uint32_t to, struct burst *burst)
+{
+	struct group *group = &burst->groups[from / GROUP % 2];
+
+	look_up(forwarder->table4, &group->v4, from, to, burst->metas);
+	look_up(forwarder->table6, &group->v6, from, to, burst->metas);
+	for (uint32_t i = from; i < to; i++)
+		end_frame(forwarder, &frames[i], i, burst);
+}
+
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count)
 {
 	struct burst burst;
+	uint32_t from, to;
 
 	if (count > XG_BURST)
 		return -E2BIG;
-	burst.v4.count = 0;
-	burst.v6.count = 0;
-	burst.last = NULL;
-	for (uint32_t i = 0; i < count; i++) {
-		burst.metas[i] = 0;
-		parse_one(forwarder, &frames[i], i, &burst);
+	burst.shape.service = NULL;
+	for (from = 0; from < count; from = to) {
+		to = count - from > GROUP ? from + GROUP : count;
+		begin_group(forwarder, frames, from, to, &burst);
+		if (from)
+			end_group(forwarder, frames, from - GROUP, from, &burst);
 	}
-	look_up(forwarder->table4, &burst.v4, burst.metas);
-	look_up(forwarder->table6, &burst.v6, burst.metas);
-	for (uint32_t i = 0; i < count; i++) {
-		if (burst.kind[i] == OF_SERVICE)
-			frames[i].ending = act(forwarder, &frames[i], &burst.packets[i],
-					       burst.services[i], burst.metas[i]);
-		else if (burst.kind[i] == OF_ICMP_ERROR)
-			frames[i].ending = act_on_error(forwarder, &frames[i], &burst.packets[i],
-							burst.metas[i]);
-		else if (burst.kind[i] == OF_TUNNEL)
-			frames[i].ending = take_tunnel(forwarder, &frames[i],
-						       &burst.packets[i]);
-		else if (burst.kind[i] == NOTED)
-			frames[i].ending = act_on_note(forwarder, &frames[i], &burst.packets[i]);
-		forwarder->spare_frames -= frames[i].pieces;
-		if (frames[i].ending == XG_COUNT_too_big && burst.kind[i] == OF_SERVICE)
-			frames[i].ending = answer_too_big(forwarder, &frames[i],
-							  &burst.packets[i]);
-		if (forwarder->cannot_pass)
-			frames[i].ending = without_stack(frames[i].ending);
-		forwarder->counters[frames[i].ending]++;
-	}
+	if (count)
+		end_group(forwarder, frames, (count - 1) / GROUP * GROUP, count, &burst);
 	return 0;
 }
 

@@ -37,6 +37,8 @@ struct xg_template {
 	__u32 generation;	/* raised with each new content, for people who look */
 };
 
+_Static_assert(__builtin_offsetof(struct xg_template, flags) ==
+	       __builtin_offsetof(struct xg_template, len) + 7, "one word: xg_template_kind");
 _Static_assert(sizeof(struct xg_template) == 128, "two cache lines; shared with BPF and Python");
 
 /* Entropy for the outer UDP source port: the flow's hash, the same in both planes. */
@@ -167,11 +169,23 @@ XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 	}
 }
 
+/* What says by which code a template is written, in one word: its fields from `len` on, but for the
+ * MTU and the flag of a real checksum. */
+#define XG_KIND(encapsulation, ipv6, l2_len) \
+	((__u64)((ipv6) ? XG_TEMPLATE_IPV6 : 0) << 56 | (__u64)(encapsulation) << 48 | \
+	 (__u64)(l2_len) << 16 | XG_OUTER_BYTES(encapsulation, ipv6, l2_len))
+
+XG_INLINE __u64 xg_template_kind(const struct xg_template *tmpl)
+{
+	__u64 fields;
+
+	__builtin_memcpy(&fields, &tmpl->len, sizeof(fields));
+	return fields & ~((__u64)XG_TEMPLATE_SUM << 56 | 0xffffull << 32);
+}
+
 /* One format over one IP version, with or without a tag. */
 #define XG_TRY(encapsulation_, ipv6_, l2_len_) \
-	if (tmpl->encapsulation == (encapsulation_) && \
-	    !(tmpl->flags & XG_TEMPLATE_IPV6) == !(ipv6_) && \
-	    tmpl->len == XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_)) { \
+	if (kind == XG_KIND(encapsulation_, ipv6_, l2_len_)) { \
 		if ((const __u8 *)dst + XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_) > \
 		    (const __u8 *)end) \
 			return 0; \
@@ -189,6 +203,8 @@ XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 XG_INLINE __u32 xg_template_apply(void *dst, const void *end, const struct xg_template *tmpl,
 				  const struct xg_packet *packet, __u8 mark, __u32 inner_sum)
 {
+	const __u64 kind = xg_template_kind(tmpl);
+
 	XG_TRY_TAGS(XG_GUE, 0)
 	XG_TRY_TAGS(XG_GUE, 1)
 	XG_TRY_TAGS(XG_GENEVE, 0)

@@ -5,6 +5,7 @@
  * (reader) Follows the protocol of session_lookup.h, with the moves counted once a burst. A vector
  * load only says where to look; key and meta word are then read whole, and decide.
  */
+#include "session_burst.h"
 #include "session_slots.h"
 
 #include <errno.h>
@@ -13,7 +14,6 @@
 #include <immintrin.h>
 #endif
 
-#define ALIGNED __attribute__((aligned(64)))
 #define LANES_MAX 8u
 #define USED ((__u64)XG_META_USED << XG_META_FLAGS_SHIFT)
 #define USED_AND_CHECK (USED | 0xffffffffull)
@@ -25,29 +25,19 @@
 /* From one bucket to the next, and so from the header to the first. */
 #define BUCKET_BYTES(key_words) ((__u64)((key_words) + 1) * XG_BUCKET_ENTRIES * sizeof(__u64))
 
-/* Of a burst's sessions, each in its place. */
-struct plan {
-	const char *packed;	/* the keys, as they were given */
-	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] ALIGNED;	/* of the keys */
-	__u64 hashes[XG_BURST_MAX] ALIGNED;
-	__u64 used[XG_BURST_MAX] ALIGNED;	/* USED_AND_CHECK of the meta word looked for */
-	__u64 at[XG_BURST_MAX] ALIGNED;		/* where a bucket lies: bytes into the memory */
-	__u64 metas[XG_BURST_MAX] ALIGNED;	/* found */
-};
-
-XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words,
+XG_INLINE void unpack(struct xg_burst_plan *plan, const void *packed, const int key_words,
 		      unsigned int count)
 {
 	const char *bytes = packed;
 
 	plan->packed = packed;
-	/* gcc unrolls no loop at -O2, however short it is */
-	for (unsigned int i = 0; i < count; i++, bytes += key_words * sizeof(__u64)) {
+	plan->count = count;
+	if (key_words == 1)
+		memcpy(plan->words[0], bytes, count * sizeof(__u64));
+	for (unsigned int i = 0; key_words == 3 && i < count; i++, bytes += 3 * sizeof(__u64)) {
 		memcpy(&plan->words[0][i], bytes, sizeof(__u64));
-		if (key_words == 3) {
-			memcpy(&plan->words[1][i], bytes + 8, sizeof(__u64));
-			memcpy(&plan->words[2][i], bytes + 16, sizeof(__u64));
-		}
+		memcpy(&plan->words[1][i], bytes + 8, sizeof(__u64));
+		memcpy(&plan->words[2][i], bytes + 16, sizeof(__u64));
 	}
 	for (unsigned int i = count; i % LANES_MAX; i++) {
 		for (int word = 0; word < key_words; word++)
@@ -57,7 +47,7 @@ XG_INLINE void unpack(struct plan *plan, const void *packed, const int key_words
 }
 
 /* The meta word of the entry at `match`, or 0. */
-XG_INLINE __u64 take(const __u64 *bucket, const struct plan *plan, const int key_words,
+XG_INLINE __u64 take(const __u64 *bucket, const struct xg_burst_plan *plan, const int key_words,
 		     unsigned int i, __u32 match, __u32 *torn)
 {
 	/* without a match the first entry, whose key is another one */
@@ -77,7 +67,8 @@ XG_INLINE __u64 take(const __u64 *bucket, const struct plan *plan, const int key
 
 /* Entries moved, or one was torn: those that were not found are looked for again, each alone. */
 static __attribute__((noinline)) void
-find_again(const struct xg_session_table *t, struct plan *plan, int key_words, unsigned int count)
+find_again(const struct xg_session_table *t, struct xg_burst_plan *plan, int key_words,
+	   unsigned int count)
 {
 	__u64 key[XG_KEY_WORDS_MAX] = { 0 };
 
@@ -214,18 +205,20 @@ XG_TARGET XG_INLINE __u32 match6_avx2(const __u64 *bucket, const void *key, __u6
 
 #endif
 
+typedef void (*plan_keys)(const struct xg_session_table *t, const void *keys, unsigned int count,
+			  struct xg_burst_plan *plan);
+typedef void (*take_plan)(const struct xg_session_table *t, struct xg_burst_plan *plan);
+
 struct burst {
-	void (*find4)(const struct xg_session_table *t, const void *keys, unsigned int count,
-		      __u64 *metas);
-	void (*find6)(const struct xg_session_table *t, const void *keys, unsigned int count,
-		      __u64 *metas);
+	plan_keys plan4, plan6;
+	take_plan take4, take6;
 };
 
 static const struct burst bursts[] = {
-	[XG_BURST_ANY] = { find4_any, find6_any },
+	[XG_BURST_ANY] = { plan4_any, plan6_any, take4_any, take6_any },
 #if defined(__x86_64__)
-	[XG_BURST_AVX2] = { find4_avx2, find6_avx2 },
-	[XG_BURST_AVX512] = { find4_avx512, find6_avx512 },
+	[XG_BURST_AVX2] = { plan4_avx2, plan6_avx2, take4_avx2, take6_avx2 },
+	[XG_BURST_AVX512] = { plan4_avx512, plan6_avx512, take4_avx512, take6_avx512 },
 #endif
 };
 
@@ -241,14 +234,39 @@ enum xg_burst_isa xg_session_burst_widest(void)
 	return XG_BURST_ANY;
 }
 
+static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, const void *keys,
+		    unsigned int count, struct xg_burst_plan *plan)
+{
+	plan->isa = isa;
+	(t->key_words == 1 ? bursts[isa].plan4 : bursts[isa].plan6)(t, keys, count, plan);
+}
+
+void xg_session_table_plan(const struct xg_session_table *t, const void *keys, unsigned int count,
+			   struct xg_burst_plan *plan)
+{
+	plan_by(t, xg_session_burst_widest(), keys, count, plan);
+}
+
+void xg_session_table_take(const struct xg_session_table *t, struct xg_burst_plan *plan,
+			   __u64 *metas)
+{
+	const struct burst *burst = &bursts[plan->isa];
+
+	(t->key_words == 1 ? burst->take4 : burst->take6)(t, plan);
+	memcpy(metas, plan->metas, plan->count * sizeof(*metas));
+}
+
 int xg_session_table_find_burst_by(const struct xg_session_table *t, enum xg_burst_isa isa,
 				   const void *keys, unsigned int count, __u64 *metas)
 {
+	struct xg_burst_plan plan;
+
 	if (count > XG_BURST_MAX)
 		return -EINVAL;
 	if (isa > xg_session_burst_widest())
 		return -EOPNOTSUPP;
-	(t->key_words == 1 ? bursts[isa].find4 : bursts[isa].find6)(t, keys, count, metas);
+	plan_by(t, isa, keys, count, &plan);
+	xg_session_table_take(t, &plan, metas);
 	return 0;
 }
 

@@ -11,7 +11,7 @@ typedef __u64 XG_ISA(lanes) __attribute__((vector_size(XG_LANES * sizeof(__u64))
 
 /* SipHash-1-3 (siphash.h) of XG_LANES sessions at once, and what follows from it. */
 XG_TARGET XG_INLINE void XG_ISA(locate)(const __u64 hash_key[2], __u64 bucket_mask,
-					    struct plan *plan, const int key_words,
+					    struct xg_burst_plan *plan, const int key_words,
 					    unsigned int at)
 {
 	XG_ISA(lanes) v0 = (XG_ISA(lanes)){ 0 } + (hash_key[0] ^ XG_SIP_INIT0);
@@ -60,7 +60,7 @@ XG_TARGET XG_INLINE void XG_ISA(leave_valid)(const struct xg_owner_state *owners
 
 /* Looks in the bucket at plan->at[i]. Writes the meta word, valid or not, or 0. Returns what
  * `match` said. */
-XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct plan *plan,
+XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct xg_burst_plan *plan,
 					    const int key_words, unsigned int i, __u32 *torn)
 {
 	const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
@@ -76,7 +76,7 @@ XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct plan *plan,
 }
 
 /* The first bucket of each session. Returns how many may lie in their second: those of `rest`. */
-XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct plan *plan,
+XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct xg_burst_plan *plan,
 							 const int key_words, unsigned int count,
 							 __u8 *rest, __u32 *torn)
 {
@@ -92,54 +92,69 @@ XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct 
 	return left;
 }
 
-XG_TARGET XG_INLINE void XG_ISA(find)(const struct xg_session_table *t, const void *packed,
-					  const int key_words, unsigned int count, __u64 *metas)
+XG_TARGET XG_INLINE void XG_ISA(plan)(const struct xg_session_table *t, const void *packed,
+					  const int key_words, unsigned int count,
+					  struct xg_burst_plan *plan)
 {
 	const __u64 hash_key[2] = { t->header->hash_key[0], t->header->hash_key[1] };
 	const char *memory = (const char *)t->memory;
-	const __u32 bucket_mask = t->bucket_mask;
+
+	unpack(plan, packed, key_words, count);
+	for (unsigned int at = 0; at < count; at += XG_LANES) {
+		XG_ISA(locate)(hash_key, t->bucket_mask, plan, key_words, at);
+		for (unsigned int i = at; i < at + XG_LANES; i++)
+			prefetch_bucket(memory + plan->at[i], key_words);
+	}
+}
+
+XG_TARGET XG_INLINE void XG_ISA(take)(const struct xg_session_table *t,
+					  struct xg_burst_plan *plan, const int key_words)
+{
+	const char *memory = (const char *)t->memory;
+	const unsigned int count = plan->count;
 	__u8 rest[XG_BURST_MAX];
 	unsigned int left;
 	__u32 torn = 0;
-	struct plan plan;
-	__u64 moves;
-
-	unpack(&plan, packed, key_words, count);
-	for (unsigned int at = 0; at < count; at += XG_LANES) {
-		XG_ISA(locate)(hash_key, bucket_mask, &plan, key_words, at);
-		for (unsigned int i = at; i < at + XG_LANES; i++)
-			prefetch_bucket(memory + plan.at[i], key_words);
-	}
 	/* Acquire: with a raised counter comes the copy that it announces. */
-	moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
-	left = XG_ISA(probe_first)(memory, &plan, key_words, count, rest, &torn);
-	for (unsigned int k = 0; k < left; k++) {
-		__u64 bucket = xg_hash_bucket2(plan.hashes[rest[k]], bucket_mask);
+	__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
 
-		plan.at[rest[k]] = (bucket + 1) * BUCKET_BYTES(key_words);
-		prefetch_bucket(memory + plan.at[rest[k]], key_words);
+	left = XG_ISA(probe_first)(memory, plan, key_words, count, rest, &torn);
+	for (unsigned int k = 0; k < left; k++) {
+		__u64 bucket = xg_hash_bucket2(plan->hashes[rest[k]], t->bucket_mask);
+
+		plan->at[rest[k]] = (bucket + 1) * BUCKET_BYTES(key_words);
+		prefetch_bucket(memory + plan->at[rest[k]], key_words);
 	}
 	for (unsigned int k = 0; k < left; k++)
-		XG_ISA(probe)(memory, &plan, key_words, rest[k], &torn);
+		XG_ISA(probe)(memory, plan, key_words, rest[k], &torn);
 	for (unsigned int at = 0; at < count; at += XG_LANES)
-		XG_ISA(leave_valid)(t->owners, &plan.metas[at]);
+		XG_ISA(leave_valid)(t->owners, &plan->metas[at]);
 	/* Acquire: the counter is read after the probes, not before (arm64). */
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	if (torn || __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) != moves)
-		find_again(t, &plan, key_words, count);
-	memcpy(metas, plan.metas, count * sizeof(*metas));
+		find_again(t, plan, key_words, count);
 }
 
-XG_TARGET static void XG_ISA(find4)(const struct xg_session_table *t, const void *keys,
-				    unsigned int count, __u64 *metas)
+XG_TARGET static void XG_ISA(plan4)(const struct xg_session_table *t, const void *keys,
+				    unsigned int count, struct xg_burst_plan *plan)
 {
-	XG_ISA(find)(t, keys, 1, count, metas);
+	XG_ISA(plan)(t, keys, 1, count, plan);
 }
 
-XG_TARGET static void XG_ISA(find6)(const struct xg_session_table *t, const void *keys,
-				    unsigned int count, __u64 *metas)
+XG_TARGET static void XG_ISA(plan6)(const struct xg_session_table *t, const void *keys,
+				    unsigned int count, struct xg_burst_plan *plan)
 {
-	XG_ISA(find)(t, keys, 3, count, metas);
+	XG_ISA(plan)(t, keys, 3, count, plan);
+}
+
+XG_TARGET static void XG_ISA(take4)(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	XG_ISA(take)(t, plan, 1);
+}
+
+XG_TARGET static void XG_ISA(take6)(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	XG_ISA(take)(t, plan, 3);
 }
 
 #undef XG_ISA

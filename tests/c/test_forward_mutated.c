@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * The burst forwarder over frames changed and cut at random: it reads and writes within them.
+ * The burst forwarder over frames changed and cut at random: it reads and writes within them, and
+ * ends each as it would end it alone.
  */
 #include "forward_world.h"
 
@@ -169,8 +170,50 @@ static void test_frames_changed_at_random_are_read_within_their_bounds(void)
 	destroy(&f);
 }
 
+static void assert_same(const struct xg_frame *frame, const struct xg_frame *other)
+{
+	assert(frame->ending == other->ending && frame->len == other->len);
+	assert(frame->outer_len == other->outer_len && frame->pieces == other->pieces);
+	assert(frame->copy_from == other->copy_from && frame->copy_to == other->copy_to);
+	assert(memcmp(frame->data, other->data, frame->len) == 0);
+	assert(!frame->outer_len || (frame->family == other->family && frame->mark == other->mark));
+}
+
+/* Frames after the like of them take a shorter way than those that come first, or alone. */
+static void test_a_frame_ends_in_a_burst_as_it_does_alone(void)
+{
+	static uint8_t bytes[FRAME_MAX];
+	struct xg_forwarder f = make();
+
+	f.can_fragment = 1;
+	for (uint32_t done = 0; done < MUTATED_FRAMES; done += XG_BURST) {
+		struct xg_frame burst[XG_BURST], alone[XG_BURST];
+		uint8_t *blocks[XG_BURST], *others[XG_BURST];
+
+		for (uint32_t i = 0; i < XG_BURST; i++) {
+			uint32_t len = build_mutated(bytes), headroom = below(100);
+
+			burst[i] = place(bytes, len, headroom, &blocks[i]);
+			alone[i] = place(bytes, len, headroom, &others[i]);
+			f.spare_frames = XG_BURST;
+			assert(xg_forward_burst(&f, &alone[i], 1) == 0);
+		}
+		f.spare_frames = XG_BURST * XG_BURST;
+		assert(xg_forward_burst(&f, burst, XG_BURST) == 0);
+		for (uint32_t i = 0; i < XG_BURST; i++) {
+			assert_same(&burst[i], &alone[i]);
+			free(blocks[i]);
+			free(others[i]);
+		}
+	}
+	for (uint32_t i = 0; i < XG_COUNTERS; i++)
+		assert(f.counters[i] % 2 == 0);
+	destroy(&f);
+}
+
 int main(void)
 {
+	test_a_frame_ends_in_a_burst_as_it_does_alone();
 	test_frames_changed_at_random_are_read_within_their_bounds();
 	puts("ok");
 	return 0;

@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from bench import formats, forward, gossip, gossip_figures, lookup, machine, overhead, sharing
+from bench import (
+    formats,
+    forward,
+    gossip,
+    gossip_figures,
+    instructions,
+    lookup,
+    machine,
+    overhead,
+    sharing,
+)
 from bench.world import NETNS_ROOT, PIN_ROOT, RUN_ROOT, names_in
 from pyxdp_gossip import kernel_mounts
 
@@ -57,6 +67,16 @@ def test_a_look_up_row_says_what_was_measured(family: int) -> None:
             assert row["note"] == lookup.NO_PEER
         else:
             assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+
+
+def test_a_strays_instructions_are_counted() -> None:
+    row = instructions.measure("forward", 64, 1000)  # each frame is checked to be a stray
+    if row["value"] is None:
+        assert row["note"] == instructions.NO_VALGRIND
+        return
+    assert 0 < row["mispredicted"] < row["branches"]
+    assert row["branches"] + row["loads"] + row["stores"] < row["value"]
+    assert row["lines_missed_l3"] < row["lines_missed_l1"]  # all of it fits the outer cache
 
 
 def test_readers_that_share_a_table_are_compared_with_one_alone() -> None:

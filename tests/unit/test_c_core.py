@@ -59,7 +59,11 @@ def test_the_codec_is_clean_under_address_and_undefined_sanitizers(tmp_path: Pat
     ("source", "function", "lines"),
     [
         ("session_table.c", "xg_session_table_prefetch", 3),  # a bucket of IPv6, the cold parts
-        *(("session_burst.c", f"find6_{isa}", 4) for isa in ("any", "avx2", "avx512")),
+        *(
+            ("session_burst.c", f"{step}6_{isa}", 2)
+            for step in ("plan", "take")
+            for isa in ("any", "avx2", "avx512")
+        ),
     ],
 )
 def test_the_compiler_keeps_the_prefetches(

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The burst look-up in two steps: one calls for the table's lines, one reads them.
+ *
+ * Who has other work for the time in which the lines are on their way does it between the two.
+ */
+#ifndef XG_SESSION_BURST_H
+#define XG_SESSION_BURST_H
+
+#include "session_table.h"
+
+#define XG_PLAN_ALIGNED __attribute__((aligned(64)))
+
+/* Of a burst's sessions, each in its place. Written by the first step, for the second. */
+struct xg_burst_plan {
+	const char *packed;	/* the keys, as they were given */
+	unsigned int count;
+	unsigned int isa;	/* enum xg_burst_isa */
+	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] XG_PLAN_ALIGNED;	/* of the keys */
+	__u64 hashes[XG_BURST_MAX] XG_PLAN_ALIGNED;
+	__u64 used[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* flag and check of the entry */
+	__u64 at[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* where a bucket lies: bytes into the memory */
+	__u64 metas[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* found */
+};
+
+/* (reader) Hash `count` keys (at most XG_BURST_MAX), packed one after the other, any alignment,
+ * and call for the lines in which they may lie. The keys stay where they are up to the second
+ * step. */
+void xg_session_table_plan(const struct xg_session_table *table, const void *keys,
+			   unsigned int count, struct xg_burst_plan *plan);
+
+/* (reader) What is there now. metas[i]: the meta word of a valid entry, or 0. */
+void xg_session_table_take(const struct xg_session_table *table, struct xg_burst_plan *plan,
+			   __u64 *metas);
+
+#endif
