@@ -12,7 +12,8 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -69,11 +70,9 @@ def measure(
         pages: "huge" for 2 MiB where the kernel gives them, "small" for 4 KiB.
     """
     buckets = buckets_for(entries)
-    with tempfile.NamedTemporaryFile() as headers:
-        headers.write(_headers().pack())
-        headers.flush()
+    with template_file() as headers:
         argv = [programs.lookup_peers(), family, entries, buckets, rounds, seed, pages]
-        words = [*map(str, argv), headers.name]
+        words = [*map(str, argv), headers]
         output = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
     played: dict[int, list[dict[str, Any]]] = {}
     for line in output.splitlines():
@@ -101,11 +100,17 @@ def measure(
     ]
 
 
-def _headers() -> HeaderTemplate:
-    return HeaderTemplate.build(
+@contextmanager
+def template_file() -> Iterator[str]:
+    """The headers by which strays are sent, in a file: GUE over IPv4."""
+    template = HeaderTemplate.build(
         source=IPv4Address("192.0.2.1"), destination=IPv4Address("192.0.2.2"),
         source_mac=bytes(6), destination_mac=bytes(6), mtu=9000, cookie=bytes(8), tunnel_port=6080,
     )  # fmt: skip
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(template.pack())
+        file.flush()
+        yield file.name
 
 
 def _figures(played: Sequence[dict[str, Any]], ours_is: str) -> dict[str, Any]:

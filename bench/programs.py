@@ -79,10 +79,19 @@ def opener() -> Path:
     return target
 
 
+def pipeline_alone() -> Path:
+    """Compiles the program that only forwards if need be."""
+    return _program(BUILD / "pipeline_alone", C, _pipeline(), [])
+
+
+def _pipeline() -> list[Path]:
+    objects = [_object(CSRC / f"{name}.c") for name in (*TABLE, "forward")]
+    return [*objects, _object(HERE / "csrc" / "lookup_pipeline.c")]
+
+
 def lookup_peers() -> Path:
     """Compiles the contest of look-ups if need be, with those of the peers that are installed."""
-    objects = [_object(CSRC / f"{name}.c") for name in (*TABLE, "forward")]
-    objects.append(_object(HERE / "csrc" / "lookup_pipeline.c"))
+    objects = _pipeline()
     defines, libraries = [], []
     dpdk = subprocess.run(["pkg-config", "--cflags", "libdpdk"], capture_output=True, text=True)
     if dpdk.returncode == 0:

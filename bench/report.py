@@ -43,6 +43,11 @@ SECTIONS: Final[dict[str, Section]] = {
         "memory. A look-up reads a cache line at a random place, and once the table is larger "
         "than the caches each is a miss. The smallest tables fit a cache and show the code alone.",
     ),
+    "instructions": Section(
+        "Instructions and cache lines of one stray",
+        "python -m bench instructions",
+        "nothing: a simulated processor counts them, the same on each machine and with each load.",
+    ),
     "xdp": Section(
         "One packet in the XDP program",
         "python -m bench xdp",
