@@ -46,6 +46,7 @@ class Effort:
     rounds: int = 15
 
 
+FULL = Effort()
 QUICK: Final = Effort(repeats=2, runs=1000, sessions=1000, rounds=2)
 
 
@@ -82,7 +83,7 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     with World(HOST) as world:
         for address in (VIP, CLIENT):
             world.ip(HOST, f"addr add {address}/32 dev lo")
-        return world.call(HOST, measure, world.pins / "host-1", seed, effort or Effort())
+        return world.call(HOST, measure, world.pins / "host-1", seed, effort or FULL)
 
 
 @contextmanager

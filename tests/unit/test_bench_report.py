@@ -40,7 +40,13 @@ ROWS: dict[str, list[Row]] = {
         *(lookup_row(10**size, samples(20, size)) for size in (4, 5, 6)),
         *(lookup_row(10**size, samples(9, size), family=6) for size in (4, 5)),
     ],
-    "xdp": [{"what": "no service", "unit": "ns per packet", "value": 31.5, "min": 31, "max": 33}],
+    "xdp": [
+        {"what": "no service", "unit": "ns per packet", "value": 31.5, "min": 31, "max": 33},
+        {
+            **{"what": "SYN of a stray", "order": "random", "unit": "ns per packet"},
+            **{"value": 201.5, "min": 199, "max": 207, "peer": "LRU_HASH", "theirs": 260.5},
+        },
+    ],
     "forward": [forward_row(samples(2, 1), samples(4, 2))],
     "formats": [forward_row(samples(3, 1), samples(4, 2))],
     "overhead": [overhead_row()],
