@@ -11,7 +11,7 @@ from bench import machine, report, result_file, stray, xdp
 from bench.result_file import Result
 from tests.kernel.test_bench import leftovers
 
-WHATS = [stray.SYN, stray.SEGMENT, stray.LRU_WAITS, stray.HASH]
+WHATS = [stray.SYN, stray.SEGMENT, stray.HASH]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_report_has_a_plot_of_them(rows: list[dict[str, Any]], tmp_path: Pat
     result_file.write(tmp_path / "xdp.json", Result("xdp", described, "made up", 3, rows))
     page = report.write(tmp_path, tmp_path / "docs").read_text()
     assert "benchmarks/xdp_stray.svg" in page
-    assert stray.LRU_WAITS in (tmp_path / "docs" / "benchmarks" / "xdp_stray.svg").read_text()
+    assert stray.SEGMENT in (tmp_path / "docs" / "benchmarks" / "xdp_stray.svg").read_text()
 
 
 def test_runs_that_do_not_end_as_a_strays_are_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,14 @@ ROWS: dict[str, list[Row]] = {
     "xdp": [
         {"what": "no service", "unit": "ns per packet", "value": 31.5, "min": 31, "max": 33},
         {
-            **{"what": "SYN of a stray", "order": "random", "unit": "ns per packet"},
-            **{"value": 201.5, "min": 199, "max": 207, "peer": "LRU_HASH", "theirs": 260.5},
+            "what": "SYN of a stray",
+            "order": "random",
+            "unit": "ns per packet",
+            "value": 201.5,
+            "min": 199,
+            "max": 207,
+            "peer": "LRU_HASH",
+            "theirs": 260.5,
         },
     ],
     "forward": [forward_row(samples(2, 1), samples(4, 2))],
