@@ -33,14 +33,6 @@
 #define XG_MASKED(x, mask) ((__u32)(x) & (mask))
 #endif
 
-/* The compiler forgets what it knows of a value: it neither follows each one that it may have
- * through the code behind, nor computes it before it is needed. BPF has few registers for that. */
-#ifdef __bpf__
-#define XG_FORGET(x) __asm__ volatile("" : "+r"(x))
-#else
-#define XG_FORGET(x) ((void)(x))
-#endif
-
 /* Bytes from one packet pointer to another. BPF's compiler would take the low halves, which the
  * verifier does not let it subtract. */
 XG_INLINE __u64 xg_distance(const void *from, const void *to)

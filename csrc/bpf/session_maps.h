@@ -13,6 +13,10 @@
  * 100 Mbit/s. */
 #define RECENT_PACKETS_MAX 512
 
+/* The compiler forgets what it knows of a value: it neither follows each one that it may have
+ * through the code behind, nor computes it before it is needed. BPF has few registers for that. */
+#define XG_FORGET(x) __asm__ volatile("" : "+r"(x))
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
