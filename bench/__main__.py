@@ -48,7 +48,7 @@ HELP: Final = {
     "lookup": "One look-up in the session table, over its size and share of hits.",
     "overhead": "What we cost the host's own traffic, through nginx.",
     "sharing": "A look-up beside a writer, beside another reader, and in a BPF map.",
-    "xdp": "One packet in the XDP program.",
+    "xdp": "One packet in the XDP program; strays beside a look-up in an LRU_HASH map.",
 }
 WIDTH = 120  # for output that goes to a file or a pipe
 FILE = click.Path(path_type=Path, dir_okay=False)

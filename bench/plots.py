@@ -200,6 +200,17 @@ def single(axes: Axes, rows: list[Row]) -> None:
     bars(axes, named, str(rows[0].get("unit", "")))
 
 
+def beside(axes: Axes, rows: list[Row]) -> None:
+    """The value of each row; what is not ours, and the peer of all, is grey."""
+    named = []
+    for row in rows:
+        point = Point(0, row["value"], *_range(row, row["value"], "min", "max"))
+        named.append((row["what"], OURS if "target" in row else THEIRS, point))
+    row = rows[0]
+    point = Point(0, row["theirs"], *_range(row, row["theirs"], "theirs_min", "theirs_max"))
+    bars(axes, [*named, (row["peer"], THEIRS, point)], str(row.get("unit", "")))
+
+
 def ratios(axes: Axes, rows: list[Row]) -> None:
     """The ratio of each comparison; 1 is the peer."""
     named = []
@@ -299,6 +310,14 @@ def _ratio(row: Row) -> bool:
     return is_number(row.get("ratio")) and all(key in row for key in ("what", "variant", "peer"))
 
 
+def _passes(row: Row) -> bool:
+    return is_number(row.get("value")) and "order" not in row
+
+
+def _in_random_order(row: Row) -> bool:
+    return row.get("order") == "random" and is_number(row.get("theirs"))
+
+
 RANGE: Final = "Whiskers go from the smallest to the largest repeat."
 PLOTS: Final[dict[str, tuple[Plot, ...]]] = {
     "lookup": (
@@ -319,7 +338,17 @@ PLOTS: Final[dict[str, tuple[Plot, ...]]] = {
             "the layout of a bucket, and how full a table may become before it refuses.",
         ),
     ),
-    "xdp": (Plot("xdp", f"Cost of one packet in the XDP program. {RANGE}", _has("value"), single),),
+    "xdp": (
+        Plot("xdp", f"One packet that passes, in the XDP program. {RANGE}", _passes, single),
+        Plot(
+            "xdp_stray",
+            "Strays of many sessions in random order, beside one look-up in a hash map of the "
+            f"kernel's; without the repeats' own cost. {RANGE}",
+            _in_random_order,
+            beside,
+            "cache lines at random places, one of our table and two or more of a hash map.",
+        ),
+    ),
     "forward": (Plot("forward", f"Frames given back, by forwarder. {RANGE}", _compared, pairs),),
     "formats": (
         Plot(

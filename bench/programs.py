@@ -8,7 +8,7 @@ import os
 import platform
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -52,15 +52,16 @@ def _compile(target: Path, source: Path, argv: list[str], *libraries: str | Path
     new.replace(target)
 
 
-def load(name: str) -> BpfObject:
-    """Compiles bench/bpf/NAME.bpf.c if need be, and loads it."""
+def load(name: str, max_entries: Mapping[str, int] | None = None) -> BpfObject:
+    """Compiles bench/bpf/NAME.bpf.c if need be, and loads it with maps of these sizes."""
     argv = [
         "clang", "-target", "bpf", "-mcpu=v3", "-std=gnu11", "-O2", "-g",
         "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
         f"-I{CSRC}", "-idirafter", f"/usr/include/{platform.machine()}-linux-gnu", "-c",
     ]  # fmt: skip
     _compile(BUILD / f"{name}.bpf.o", HERE / "bpf" / f"{name}.bpf.c", argv)
-    return BpfObject(str(BUILD / name))  # an absolute path takes the place of the package's folder
+    # an absolute path takes the place of the package's folder
+    return BpfObject(str(BUILD / name), max_entries=max_entries)
 
 
 def forwarder() -> Path:

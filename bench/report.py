@@ -51,8 +51,8 @@ SECTIONS: Final[dict[str, Section]] = {
     "xdp": Section(
         "One packet in the XDP program",
         "python -m bench xdp",
-        "instructions. One session is asked for again and again, so that all of it is in the "
-        "cache. Only endings that leave the frame as it is can be repeated.",
+        "instructions, where one session is asked for again and again, so that all of it is in the "
+        "cache; cache lines, where many are.",
     ),
     "forward": Section("Forwarding over a veth", "python -m bench forward", BOUND_BY_VETH),
     "formats": Section("Tunnel formats", "python -m bench formats", BOUND_BY_VETH),

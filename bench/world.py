@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -38,11 +39,28 @@ def enter(namespace: str) -> None:
     """Moves the calling thread into a network namespace (os.setns came with Python 3.12)."""
     descriptor = os.open(NETNS_ROOT / namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.setns(descriptor, CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+        _set_namespace(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _set_namespace(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """The calling thread in a network namespace, and back: what is interrupted must end in the
+    thread that gets the signal."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(namespace)
+        yield
+    finally:
+        _set_namespace(home)
+        os.close(home)
 
 
 def call_inside(namespace: str, function: Callable[..., Result], *arguments: Any) -> Result:

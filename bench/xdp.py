@@ -1,34 +1,53 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Cost of one packet in the XDP program, by BPF_PROG_TEST_RUN, in a namespace of its own.
 
-Only endings that leave the frame as it is can be repeated: the kernel does not restore a frame
-between repeats. What bounds the number: instructions, and cache misses of one hot session.
+The kernel does not restore a frame between repeats: endings that leave it as it is are repeated as
+they are, strays by `bench/stray.py`. What bounds the former: instructions, all of it in the cache.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from bench import stray
 from bench.machine import repeat
+from bench.world import World, inside
 from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import pack_key4
 from pyxdp_gossip.dataplane import Dataplane
 from pyxdp_gossip.dataplane_settings import DataplaneSettings
 from pyxdp_gossip.session import Service
 
-REPEATS = 7
-RUNS = 1_000_000
+HOST: Final = "host"
 VIP, CLIENT = IPv4Address("198.51.100.1"), IPv4Address("203.0.113.9")
 PORT, CLIENT_PORT = 443, 51000
 ACK, RST, SYN = 0x10, 0x04, 0x02
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        repeats, runs: of what passes.
+        sessions, rounds: of strays; a turn is as many runs as there are sessions.
+    """
+
+    repeats: int = 7
+    runs: int = 1_000_000
+    sessions: int = 1_000_000
+    rounds: int = 15
+
+
+FULL = Effort()
+QUICK: Final = Effort(repeats=2, runs=1000, sessions=1000, rounds=2)
 
 
 def frame(port: int, flags: int) -> bytes:
@@ -40,8 +59,8 @@ def frame(port: int, flags: int) -> bytes:
     return (bytes(12) + b"\x08\x00" + ip + tcp).ljust(60, b"\0")
 
 
-def settings() -> DataplaneSettings:
-    """A host on the loopback of a namespace that ends with this process."""
+def settings(pins: Path) -> DataplaneSettings:
+    """A host on the loopback of a namespace of its own."""
     return DataplaneSettings(
         host=1,
         interface="lo",
@@ -52,39 +71,25 @@ def settings() -> DataplaneSettings:
         sessions_v4=1_000_000,
         sessions_v6=1_000,
         mode="skb",
-        pins=Path(f"/sys/fs/bpf/pyxdp-gossip/bench-{os.getpid()}"),
+        pins=pins,
         cgroup=netlink.cgroup2_mount(),
         flood_rate_pps=0,
         flood_new_rate_pps=0,
     )
 
 
-def run(seed: int) -> list[dict[str, Any]]:
-    """A row for each kind of packet that passes; `seed` has nothing to choose here."""
-    from pyroute2 import netns
-
-    name = f"xgbench{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        netns.setns(name)
-        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
+    """A row for each kind of packet that passes, and those of `bench/stray.py`."""
+    with World(HOST) as world:
         for address in (VIP, CLIENT):
-            subprocess.run(["ip", "addr", "add", f"{address}/32", "dev", "lo"], check=True)
-        with Dataplane(settings()) as plane, connection():
-            plane.owners.activate(1)
-            plane.table4.put(pack_key4(CLIENT.packed, CLIENT_PORT, 0), 1)
-            plane.heartbeat(1 << 62)
-            return measure(plane)
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
-        pins = settings().pins
-        if pins.exists():
-            pins.rmdir()
+            world.ip(HOST, f"addr add {address}/32 dev lo")
+        with inside(world.namespace(HOST)):
+            return measure(world.pins / "host-1", seed, effort or FULL)
 
 
 @contextmanager
 def connection() -> Iterator[None]:
-    """A live connection of the client to the service."""
+    """A live connection of the client to the service, and its listener."""
     with socket.create_server((str(VIP), PORT)) as listener:
         source = (str(CLIENT), CLIENT_PORT)
         with socket.create_connection((str(VIP), PORT), source_address=source):
@@ -93,7 +98,20 @@ def connection() -> Iterator[None]:
                 yield
 
 
-def measure(plane: Dataplane) -> list[dict[str, Any]]:
+def measure(pins: Path, seed: int, effort: Effort) -> list[dict[str, Any]]:
+    """All rows, in the calling thread's namespace."""
+    with Dataplane(settings(pins)) as plane, connection():
+        plane.owners.activate(1)
+        plane.table4.put(pack_key4(CLIENT.packed, CLIENT_PORT, 0), 1)
+        plane.heartbeat(1 << 62)
+        packets = {stray.SEGMENT: frame(PORT, ACK), stray.SYN: frame(PORT, SYN)}
+        return passed(plane, effort) + stray.measure(
+            plane, packets, VIP, PORT, entries=effort.sessions, rounds=effort.rounds, seed=seed
+        )
+
+
+def passed(plane: Dataplane, effort: Effort) -> list[dict[str, Any]]:
+    """Rows of one packet again and again."""
     fd = plane.program_fd("xg_redirect")
     kinds = {
         "no service": frame(80, ACK),
@@ -104,8 +122,9 @@ def measure(plane: Dataplane) -> list[dict[str, Any]]:
     for what, packet in kinds.items():
 
         def look(packet: bytes = packet) -> float:
-            return float(bpf_object.run_program(fd, packet, repeat=RUNS).duration_ns)
+            run = bpf_object.run_program(fd, packet, repeat=effort.runs)
+            return float(run.duration_ns)
 
-        row = {"what": what, "entries": 1, "unit": "ns per packet", **repeat(look, REPEATS)}
-        rows.append(row)
+        timed = repeat(look, effort.repeats)
+        rows.append({"what": what, "entries": 1, "unit": "ns per packet", **timed})
     return rows

@@ -100,6 +100,7 @@ static __always_inline int handle_plain(struct xdp_md *ctx, struct xg_config *cf
 	/* only the mark depends on the agent: no other packet pays for the clock */
 	alive = xg_meta_owner(found.meta) == XG_HOST_UNOWNED && agent_alive(cfg);
 	decision = xg_decide(packet, found.meta, cfg->host, alive);
+	XG_FORGET(decision);
 	if (decision == XG_DECIDE_FORWARD_SYN)
 		return forward(ctx, cfg, packet, &found, slot, XG_COUNT_syn_forwarded);
 	if (xg_asks_id(service, decision)) {

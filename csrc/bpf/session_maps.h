@@ -13,6 +13,10 @@
  * 100 Mbit/s. */
 #define RECENT_PACKETS_MAX 512
 
+/* The compiler forgets what it knows of a value: it neither follows each one that it may have
+ * through the code behind, nor computes it before it is needed. BPF has few registers for that. */
+#define XG_FORGET(x) __asm__ volatile("" : "+r"(x))
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -230,6 +234,13 @@ static __always_inline void locate_session(const struct xg_packet *packet, __u16
 		touch(bpf_map_lookup_elem(&sessions6, &bucket), sizeof(struct xg_bucket6));
 }
 
+/* Computed only where it is needed: most sessions lie in their first bucket. */
+static __always_inline __u32 second_bucket(__u64 hash, const struct xg_table_header *header)
+{
+	XG_FORGET(hash);
+	return xg_hash_bucket2(hash, header->bucket_mask);
+}
+
 /* One map in each function: of two, merged, the compiler could not inline the look-up. */
 static __always_inline __u64 look4(__u64 hash, __u64 key, const int both)
 {
@@ -244,8 +255,7 @@ static __always_inline __u64 look4(__u64 hash, __u64 key, const int both)
 		moves = *(volatile __u64 *)&header->moves;
 		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
 		if (!meta && (both || beyond))
-			meta = probe4(xg_hash_bucket2(hash, header->bucket_mask), key, check,
-				      &beyond);
+			meta = probe4(second_bucket(hash, header), key, check, &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
 			break;
 	}
@@ -265,8 +275,7 @@ static __always_inline __u64 look6(__u64 hash, const __u64 key[3], const int bot
 		moves = *(volatile __u64 *)&header->moves;
 		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
 		if (!meta && (both || beyond))
-			meta = probe6(xg_hash_bucket2(hash, header->bucket_mask), key, check,
-				      &beyond);
+			meta = probe6(second_bucket(hash, header), key, check, &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
 			break;
 	}
