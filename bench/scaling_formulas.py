@@ -96,6 +96,16 @@ class Flow:
         return 8 * (self.bytes_a_s + FRAME_BYTES * self.datagrams_a_s)
 
 
+def timing_of(flush_ms: int, heartbeat_ms: int = 100) -> Timing:
+    """The default with another flush interval. A heartbeat behind a batch flushes what is open, so
+    `tail_ms` grows along; else it would be the flush interval."""
+    usual = Timing()
+    longer = max(1, flush_ms // usual.flush_interval_ms)
+    return Timing(
+        heartbeat_ms=heartbeat_ms, flush_interval_ms=flush_ms, tail_ms=usual.tail_ms * longer
+    )
+
+
 # ---- what one host says, once ----
 
 
@@ -237,7 +247,7 @@ class Costs:
         batch: to read a batch, without its seal and records.
         record: to enter a peer's record into the table.
         beat: to take a heartbeat in, without its seal.
-        tell: to absorb an own record and to write it into a batch.
+        say, tell: to make a batch of own records, without its seal, and each record of it.
         send: to give a datagram to the socket.
         turn: a turn of the agent's loop that finds nothing.
         truesize: bytes of a small datagram in the socket's buffer.
@@ -252,6 +262,7 @@ class Costs:
     batch: float
     record: float
     beat: float
+    say: float
     tell: float
     send: float
     turn: float
@@ -266,13 +277,14 @@ def cpu_shares(pop: Pop, timing: Timing, costs: Costs) -> dict[str, float]:
     said = said_flow(pop, timing) + nacks + alone + all_again  # sealed once, whoever gets it
     beats = beats_flow(pop.records_a_s, timing).datagrams_a_s * pop.others * (1 - pop.loss)
     records = pop.records_a_s * pop.others
+    batches = batches_a_s(pop.records_a_s, timing.flush_interval_ms)
     parts = {
         "sockets in": received.datagrams_a_s * costs.receive,
         "seals opened": received.datagrams_a_s * costs.open + received.bytes_a_s * costs.open_byte,
         "heartbeats": beats * costs.beat,
         "batches": (received.datagrams_a_s - beats) * costs.batch,
         "records": records * costs.record,
-        "own records": pop.records_a_s * costs.tell,
+        "own records": batches * costs.say + pop.records_a_s * costs.tell,
         "seals written": said.datagrams_a_s * costs.seal + said.bytes_a_s * costs.seal_byte,
         "sockets out": sent.datagrams_a_s * costs.send,
         "turns": turns_a_s(pop, timing) * costs.turn,
@@ -419,7 +431,7 @@ def directory_share(pop: Pop, timing: Timing, costs: Costs, directory: Directory
     rest = Pop(pop.hosts, pop.sessions, 0.0, pop.unicast, pop.loss, pop.services)
     both_ways = costs.receive + costs.open + costs.batch + costs.seal + costs.send
     records = pop.records_a_s * directory.copies
-    us = log.datagrams_a_s * both_ways
+    us = log.datagrams_a_s * (both_ways + costs.say)
     us += log.bytes_a_s * (costs.open_byte + costs.seal_byte)
     us += records * (costs.record + costs.tell)
     us += directory.strays_a_s * directory.hop_us
