@@ -34,6 +34,7 @@ BEAT_BYTES: Final = ENVELOPE_BYTES + len(
 NACK_BYTES: Final = ENVELOPE_BYTES + len(encode_message(Nack(((1, 1),))))
 RECORD: Final = RECORD_BYTES[4]
 FULL: Final = (ROOM_MAX.batch - SECTION.size) // RECORD  # records of a full datagram
+PENDING: Final = 256  # XG_BATCH_MAX: so many records wait at most
 KIND_SHARES: Final = (0.5, 0.5)  # of the records: OPENs, and CLOSEs or LINGERs
 ENTRY_BYTES: Final = 16  # struct of one IPv4 entry: key and meta word
 COLD_BYTES: Final = 16  # struct xg_session_cold
@@ -113,14 +114,16 @@ def batches_a_s(records_a_s: float, flush_ms: float) -> float:
     """Batches of one host.
 
     After a batch the next record comes X later. If X is longer than a flush interval I, it goes at
-    once; else it waits I. So a batch comes every 1/rate + I * P(X < I), and none holds more than
-    `FULL` records.
+    once; else it waits I. So a flush comes every 1/rate + I * P(X < I), or when `PENDING` records
+    wait. A flush of more than `FULL` is two batches.
     """
     if records_a_s <= 0:
         return 0.0
     rate = records_a_s / MS_A_S
     cycle_ms = 1 / rate + flush_ms * -math.expm1(-rate * flush_ms)
-    return max(MS_A_S / cycle_ms, records_a_s / FULL)
+    if rate * cycle_ms <= FULL:
+        return MS_A_S / cycle_ms
+    return 2 * max(MS_A_S / cycle_ms, records_a_s / PENDING)
 
 
 def sections_a_batch(records_a_s: float, flush_ms: float) -> float:
