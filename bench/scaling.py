@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A POP of any size on paper: traffic, CPU, memory, window and joins of a host, from unit costs that
-are measured here, and a few sizes in the simulator beside what the formulas say of them."""
+"""A POP of any size on paper: traffic, CPU, memory, window and joins of a host, from unit costs
+that are measured, and a few sizes in the simulator beside what the formulas say of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 
 from bench import machine
 from bench.gossip_figures import Row, row
-from bench.scaling_costs import QUICK, Effort, costs_of, measure
+from bench.scaling_costs import FULL_EFFORT, QUICK, Effort, costs_of, measure
 from bench.scaling_formulas import (
     HOSTS_MOST,
     Costs,
@@ -50,7 +50,9 @@ USUAL_MS, PATIENT_MS = 1, 50
 NETWORK_MS: Final = 0.1
 LINK_BITS_A_S: Final = 25e9
 LOSS: Final = 0.01
-BUFFER_BYTES: Final = 2 * RECEIVE_BUFFER  # the kernel counts its own use, and doubles what it is told
+BUFFER_BYTES: Final = (
+    2 * RECEIVE_BUFFER
+)  # the kernel counts its own use, and doubles what it is told
 MEMORY_BYTES: Final = 64 << 30
 OPENS_MOST: Final = 100_000_000
 HOSTS_TRIED: Final = 100_000
@@ -71,7 +73,7 @@ class Options:
     sessions: int = 100_000_000
     opens: int = 1_000_000
     simulate: Sequence[int] = ()
-    effort: Effort = Effort()
+    effort: Effort = FULL_EFFORT
 
     @property
     def pop(self) -> Pop:
@@ -195,6 +197,7 @@ def limits(options: Options, costs: Costs) -> Iterator[Row]:
     yield one("core, at rest", largest(rest, 2, HOSTS_TRIED), "hosts", USUAL_MS)
     yield one("members that a host follows", HOSTS_MOST, "hosts", USUAL_MS)
     for flush_ms in (USUAL_MS, PATIENT_MS):
+
         def carries(opens: int, flush_ms: int = flush_ms) -> bool:
             asked = replace(pop, opens_a_s=opens)
             return received_flow(asked, timing_of(flush_ms)).link_bits_a_s <= LINK_BITS_A_S
@@ -253,9 +256,7 @@ def directories(options: Options, costs: Costs) -> Iterator[Row]:
 def case_of(hosts: int, seed: int) -> Case:
     """A size in the simulator: some hosts are busy, a few where there are many."""
     busy = EVERYBODY if hosts <= SIMULATED_BUSY else min(SIMULATED_BUSY, max(2, 1600 // hosts))
-    return Case(
-        hosts, SIMULATED_EVENTS_A_S, busy=busy, heartbeat_ms=SIMULATED_BEAT_MS, seed=seed
-    )
+    return Case(hosts, SIMULATED_EVENTS_A_S, busy=busy, heartbeat_ms=SIMULATED_BEAT_MS, seed=seed)
 
 
 def simulated_row(case: Case) -> Row:
@@ -321,8 +322,6 @@ def run_command(
     words = [] if quick else simulate.split(",")
     if not all(word.isdecimal() and 2 <= int(word) <= HOSTS_MOST for word in words):
         raise click.BadParameter(f"{simulate!r} is no list of 2..{HOSTS_MOST}, like 20,50")
-    effort = QUICK if quick else Effort()
+    effort = QUICK if quick else FULL_EFFORT
     sizes = tuple(map(int, words))
     return run(seed, Options(hosts, sessions, opens, sizes, effort))
-
-

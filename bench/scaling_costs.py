@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Unit costs for bench/scaling_formulas.py: one core of a receiving host with a thousand members, one
-of a sending host, and a socket on loopback; CPU time of this process, half a minute."""
+"""Unit costs for bench/scaling_formulas.py: one core of a receiving host with a thousand members,
+one of a sending host, and a socket on loopback; CPU time of this process, a minute."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ class Effort:
     repeats: int = 7
 
 
+FULL_EFFORT: Final = Effort()
 QUICK: Final = Effort(members=50, table=10_000, repeats=2)
 
 

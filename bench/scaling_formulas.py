@@ -2,8 +2,8 @@
 """What a POP of any size costs each host, computed from unit costs (pure).
 
 Units are in the names: `_a_s` is per second, `_us`, `_ms`, `_s` are times, the rest are counts and
-bytes. Datagrams are UDP payloads; `FRAME_BYTES` more each lie on the link. Opens and ends of sessions
-come at random moments, independent of each other (a Poisson process).
+bytes. Datagrams are UDP payloads; `FRAME_BYTES` more each lie on the link. Opens and ends of
+sessions come at random moments, independent of each other (a Poisson process).
 """
 
 from __future__ import annotations

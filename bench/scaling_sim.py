@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the simulator counts beside what bench/scaling_formulas.py says: the same cores as the agents',
-in virtual time, so that the comparison is arithmetic and no machine is in it."""
+"""What the simulator counts beside what bench/scaling_formulas.py says: the cores of the agents in
+virtual time, so that the comparison is arithmetic and no machine is in it."""
 
 from __future__ import annotations
 

@@ -50,9 +50,7 @@ def _run(hosts: int, seed: int, **options: Any) -> Result:
         gc.collect()
 
 
-def replay_command(
-    result: Result, calm: bool, unicast: bool = False, met: bool = False
-) -> str:
+def replay_command(result: Result, calm: bool, unicast: bool = False, met: bool = False) -> str:
     """The one command that shows a result again."""
     flags = " --calm" * calm + " --unicast" * unicast + " --met" * met
     return (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""bench/scaling_formulas.py against real gossip cores in virtual time: counts, no clock. Tolerances are
-what chance and coinciding heartbeats make of a second; the seeds are fixed."""
+"""bench/scaling_formulas.py against real gossip cores in virtual time: counts, no clock. Tolerances
+are what chance and coinciding heartbeats make of a second; the seeds are fixed."""
 
 from __future__ import annotations
 
@@ -207,9 +207,7 @@ def test_without_multicast_a_host_sends_what_it_gets() -> None:
 def test_repair_is_nothing_without_loss_and_multicast_among_many() -> None:
     timing = Timing()
     assert repair(TARGET, timing).nacks == repair(TARGET, timing).multicast == 0
-    few, many = (
-        repair(Pop(hosts, 0, 1000.0 * hosts, loss=0.01), timing) for hosts in (10, 1000)
-    )
+    few, many = (repair(Pop(hosts, 0, 1000.0 * hosts, loss=0.01), timing) for hosts in (10, 1000))
     assert few.unicast > 100 * few.multicast
     assert many.multicast > 100 * many.unicast
     # Who is lacking a batch asks for it once, and once more as often as the answer is lost.
