@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from bench import report, result_file, scaling_page
 from bench.__main__ import main
+from bench.scaling import DEVIATION_MOST
 from bench.scaling_formulas import (
     BATCH_BYTES,
     BEAT_BYTES,
@@ -43,10 +44,11 @@ from bench.scaling_formulas import (
 from bench.scaling_sim import Case, computed, deviation_percent, simulated
 from pyxdp_gossip._native import SessionTable
 from pyxdp_gossip.dataplane_settings import buckets_for
+from pyxdp_gossip.gossip.records import EventKind
 from pyxdp_gossip.sim.run import simulate
 from pyxdp_gossip.timing import Timing
-from tests.unit.gossip_pop import EventKind, event
 from tests.unit.gossip_pop import Pop as RealPop
+from tests.unit.gossip_pop import event
 
 REST_PERCENT = 0.001  # nothing is random
 LOADED_PERCENT = 3.0
@@ -271,7 +273,13 @@ def test_a_wrong_list_of_sizes_is_one_line() -> None:
 
 
 def test_the_page_is_that_of_the_result(tmp_path: Path) -> None:
-    """Of this repository: `make report` was run since the scaling was measured."""
+    """Of this repository: `make report` was run since the scaling was measured. What it simulated,
+    with more hosts than a test can, follows the formulas."""
     report.write(report.RESULTS, tmp_path)
     page = (tmp_path / scaling_page.PAGE).read_text()
     assert (report.DOCS / scaling_page.PAGE).read_text() == page, "run `make report`"
+    rows = result_file.read(report.RESULTS / "scaling.json").rows
+    simulated_rows = [row for row in rows if row["what"] == "simulated"]
+    assert max(row["hosts"] for row in simulated_rows) >= 100
+    for row in simulated_rows:
+        assert row["deviation_percent"] <= DEVIATION_MOST, row
