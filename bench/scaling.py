@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from math import isfinite
 from typing import Final
@@ -296,6 +297,7 @@ def run(seed: int, options: Options) -> list[Row]:
     samples = measure(options.effort)
     costs = costs_of(samples)
     rows = [
+        row("measured", None, "", "", note=f"Measured on {date.today().isoformat()}."),
         *(unit_cost(name, values) for name, values in samples.items()),
         *on_paper(options, costs),
     ]

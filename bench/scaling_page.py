@@ -161,6 +161,7 @@ def page(result: Result, machine_words: Callable[[dict[str, Any]], Iterator[str]
         machine_words: lists a machine.
     """
     lines = [INTRODUCTION, COMMAND.format(command=result.command), ""]
+    lines += [row["note"] for row in result.rows if row.get("what") == "measured"]
     lines += [BUSY.format(load=result.machine.get("load_at_start", "unknown")), ""]
     for what, title, text, columns in SECTIONS:
         rows = [row for row in result.rows if row.get("what") == what]
