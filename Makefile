@@ -18,11 +18,11 @@ NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	setup.py pyproject.toml
 
 .PHONY: help setup demo test test-full test-zerocopy guest sim lint stubs docs bench bench-setup \
-	report clean
+	report scaling clean
 
 help:
 	@echo "make setup | demo | test | test-zerocopy | test-full | sim | bench | report |" \
-		"lint | docs | stubs | clean"
+		"scaling | lint | docs | stubs | clean"
 
 setup: $(VENV)/.built
 
@@ -89,6 +89,13 @@ bench: bench-setup
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m pytest -q bench/micro --benchmark-json=bench/results/micro.json
+
+# What a host pays in a POP of any size, and docs/scaling.md. Ten minutes, most of them for
+# the thousand hosts, and 5 GB; without privileges.
+SIMULATE ?= 20,50,100,200,1000
+scaling: setup
+	$(BIN)/python -m bench scaling --simulate $(SIMULATE) --json bench/results/scaling.json
+	$(BIN)/python -m bench report
 
 # docs/benchmarks.md and its plots, of what bench/results/ holds; measures nothing.
 report: setup

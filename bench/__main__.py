@@ -25,18 +25,20 @@ from bench import (
     machine,
     overhead,
     result_file,
+    scaling,
     sharing,
     xdp,
 )
 from bench.result_file import DETAILS, PROSE, Result, ResultError
 
-BENCHMARKS: Final[dict[str, Callable[[int], list[dict[str, Any]]]]] = {
+BENCHMARKS: Final[dict[str, Callable[..., list[dict[str, Any]]]]] = {
     "formats": formats.run,
     "forward": forward.run,
-    "gossip": gossip.run,
+    "gossip": lambda seed, **more: run_gossip(seed, **more),
     "instructions": instructions.run,
     "lookup": lookup.run,
     "overhead": overhead.run,
+    "scaling": scaling.run_command,
     "sharing": sharing.run,
     "xdp": xdp.run,
 }
@@ -47,6 +49,7 @@ HELP: Final = {
     "instructions": "Instructions and cache lines of one stray, by callgrind.",
     "lookup": "One look-up in the session table, over its size and share of hits.",
     "overhead": "What we cost the host's own traffic, through nginx.",
+    "scaling": "What a host pays in a POP of any size, on paper and in the simulator.",
     "sharing": "A look-up beside a writer, beside another reader, and in a BPF map.",
     "xdp": "One packet in the XDP program; strays beside a look-up in an LRU_HASH map.",
 }
@@ -64,7 +67,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=name)
     keys = [key for row in rows for key in row if key not in PROSE and key not in DETAILS]
     keys = list(dict.fromkeys(keys))
-    if name == "gossip":  # each of its parts has keys of its own
+    if name in ("gossip", "scaling"):  # each of their parts has keys of its own
         keys = [key for key in gossip_figures.SHOWN if key in keys]
     for key in keys:
         table.add_column(key, justify="right")
@@ -111,7 +114,7 @@ def benchmark(name: str) -> click.Command:
         if pin:
             run_on(pin)
         described = machine.describe()  # before it is made busy
-        rows = run_gossip(seed, **more) if more else BENCHMARKS[name](seed)
+        rows = BENCHMARKS[name](seed, **more)
         show(name, rows)
         if path:
             command = command_of(name, {"seed": seed, "pin": pin, **more})
@@ -127,6 +130,8 @@ def parameters(name: str) -> list[click.Parameter]:
         click.Option(["--seed"], default=1, show_default=True),
         click.Option(["--pin"], help="CPUs to run on: 0 or 0,1."),
     ]
+    if name == "scaling":
+        return [*common, *scaling.OPTIONS]
     if name != "gossip":
         return common
     return [

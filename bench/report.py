@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import plots, result_file
+from bench import plots, result_file, scaling_page
 from bench.result_file import DETAILS, PROSE, Result, Row
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -139,9 +139,14 @@ def machine_lines(known: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "## Machines\n"
     for number, machine in enumerate(known, 1):
         yield f"Machine {number}:\n"
-        for key, value in machine.items():
-            yield f"* {MACHINE_WORDS.get(key, key)}: {word(value)}"
+        yield from machine_words(machine)
         yield ""
+
+
+def machine_words(machine: dict[str, Any]) -> Iterator[str]:
+    """A machine, line by line."""
+    for key, value in machine.items():
+        yield f"* {MACHINE_WORDS.get(key, key)}: {word(value)}"
 
 
 # ---- tables ----
@@ -263,7 +268,7 @@ def read_all(folder: Path) -> dict[str, Result]:
 
 
 def write(results: Path, docs: Path) -> Path:
-    """Writes the page and its plots; those of an earlier run go.
+    """Writes the page and its plots, those of an earlier run go; and the page of the scaling.
 
     Returns:
         The page.
@@ -272,6 +277,7 @@ def write(results: Path, docs: Path) -> Path:
         ResultError: as `read_all`.
     """
     found = read_all(results)
+    scaling = found.pop(scaling_page.NAME, None)
     pictures = docs / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
     for old in pictures.glob("*.svg"):
@@ -283,4 +289,6 @@ def write(results: Path, docs: Path) -> Path:
                 plots.save(plot, rows, pictures / f"{plot.name}.svg")
     target = docs / PAGE
     target.write_text(page(found))
+    if scaling is not None:
+        (docs / scaling_page.PAGE).write_text(scaling_page.page(scaling, machine_words))
     return target

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,10 +22,17 @@ SHOWN = 5  # violations of one seed
 
 
 def simulate_many(
-    hosts: int, seeds: range, *, seconds: float, calm: bool, jobs: int, unicast: bool = False
+    hosts: int,
+    seeds: range,
+    *,
+    seconds: float,
+    calm: bool,
+    jobs: int,
+    unicast: bool = False,
+    met: bool = False,
 ) -> Iterator[Result]:
     """Run seeds in `jobs` processes; results in the order of the seeds."""
-    work = partial(_run, hosts, seconds=seconds, calm=calm, unicast=unicast)
+    work = partial(_run, hosts, seconds=seconds, calm=calm, unicast=unicast, met=met)
     if jobs == 1:
         yield from map(work, seeds)
         return
@@ -32,19 +40,19 @@ def simulate_many(
         yield from pool.map(work, seeds, chunksize=4)
 
 
-def _run(hosts: int, seed: int, *, seconds: float, calm: bool, unicast: bool) -> Result:
+def _run(hosts: int, seed: int, **options: Any) -> Result:
     """One seed. A POP's cycles are looked for once, at its end: a tenth of the time less."""
     gc.disable()
     try:
-        return simulate(hosts, seed, seconds=seconds, calm=calm, unicast=unicast)
+        return simulate(hosts, seed, **options)
     finally:
         gc.enable()
         gc.collect()
 
 
-def replay_command(result: Result, calm: bool, unicast: bool = False) -> str:
+def replay_command(result: Result, calm: bool, unicast: bool = False, met: bool = False) -> str:
     """The one command that shows a result again."""
-    flags = " --calm" * calm + " --unicast" * unicast
+    flags = " --calm" * calm + " --unicast" * unicast + " --met" * met
     return (
         f"pyxdp-gossip sim --hosts {result.hosts} --seed {result.seed} "
         f"--seconds {result.virtual_s:g}{flags}"
@@ -59,6 +67,7 @@ def replay_command(result: Result, calm: bool, unicast: bool = False) -> str:
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(1, 256))
 @click.option("--calm", is_flag=True, help="No faults.")
 @click.option("--unicast", is_flag=True, help="The network carries no multicast.")
+@click.option("--met", is_flag=True, help="The hosts know each other from the start.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="The results.")
 def sim_command(
     hosts: int,
@@ -68,13 +77,16 @@ def sim_command(
     jobs: int,
     calm: bool,
     unicast: bool,
+    met: bool,
     json_path: Path | None,
 ) -> None:
     """A POP of gossip cores in virtual time, with faults, and what must hold all the while."""
     results: list[Result] = []
     bad = 0
     chosen = range(seed, seed + seeds)
-    many = simulate_many(hosts, chosen, seconds=seconds, calm=calm, jobs=jobs, unicast=unicast)
+    many = simulate_many(
+        hosts, chosen, seconds=seconds, calm=calm, jobs=jobs, unicast=unicast, met=met
+    )
     for result in many:
         if json_path or seeds == 1:
             results.append(result)
@@ -83,7 +95,7 @@ def sim_command(
             click.echo(f"seed {result.seed}: {', '.join(result.faults)}")
             for line in result.violations[:SHOWN]:
                 click.echo(f"  {line}")
-            click.echo(f"  replay: {replay_command(result, calm, unicast)}")
+            click.echo(f"  replay: {replay_command(result, calm, unicast, met)}")
     if json_path:
         rows = [result.as_dict() for result in results]
         try:

@@ -34,6 +34,7 @@ from pyxdp_gossip.sim.network import MS, Network
 from pyxdp_gossip.sim.shared_envelope import Reader
 from pyxdp_gossip.timing import Timing
 
+GOSSIP_PORT = 7946
 TURN = MS  # an agent under load turns once a flush interval; what came meanwhile comes along
 BOUNDS_EACH = 64  # turns between two looks at an agent's memory
 REUSE_AFTER = 1500 * MS  # a client's port after a miss: longer than question and mark "unowned"
@@ -138,7 +139,7 @@ class Pop:
         inbox, host.inbox = host.inbox, []
         self.counts["deliveries"] += len(inbox)
         for data, source in inbox:
-            core.receive_datagram(data, (name_of(source), 7946), self.now)
+            core.receive_datagram(data, (name_of(source), GOSSIP_PORT), self.now)
 
     def _take(self, host: Host, core: GossipCore) -> None:
         """All that a core has to say, and what comes of it."""

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from pyxdp_gossip.key_file import Key
+from pyxdp_gossip.sim.acquainted import acquaint_all
 from pyxdp_gossip.sim.host import Host
 from pyxdp_gossip.sim.nemesis import Nemesis
 from pyxdp_gossip.sim.network import MS
@@ -109,7 +110,13 @@ class Clients:
 
 
 def simulate(
-    hosts: int, seed: int, *, seconds: float = 5.0, calm: bool = False, unicast: bool = False
+    hosts: int,
+    seed: int,
+    *,
+    seconds: float = 5.0,
+    calm: bool = False,
+    unicast: bool = False,
+    met: bool = False,
 ) -> Result:
     """Run one seed.
 
@@ -119,6 +126,7 @@ def simulate(
         seconds: virtual time in all, at least 4.
         calm: no faults.
         unicast: the network carries no multicast; each host is told of the first ones.
+        met: the hosts know each other from the start.
     """
     random = Random(f"{hosts} {seed}")
     timing = Timing(
@@ -130,7 +138,12 @@ def simulate(
     faults_end = end - QUIET_MS * MS
     for number in range(1, hosts + 1):
         host = pop.hosts[number] = Host(number)
-        pop.at(random.randint(0, 50) * MS, partial(pop.start_agent, host))
+        if met:
+            pop.start_agent(host)
+        else:
+            pop.at(random.randint(0, 50) * MS, partial(pop.start_agent, host))
+    if met:
+        acquaint_all(pop)
     clients = Clients(pop, faults_end)
     pop.at(START_MS * MS, clients.tick)
     nemesis = Nemesis(pop, faults_end)

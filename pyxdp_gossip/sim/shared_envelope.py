@@ -11,6 +11,7 @@ from pyxdp_gossip.gossip.sealing import Envelope
 from pyxdp_gossip.gossip.wire import Header, decode_header, decode_payload
 from pyxdp_gossip.key_file import Key
 
+Name = tuple[int, int, int]  # sender, salt, counter
 KEPT = 4096  # datagrams: what is on its way at one moment; replays of older ones open anew
 
 
@@ -18,17 +19,19 @@ class Reader:
     """What the receivers of one POP share: payloads that were opened, by the datagram's bytes."""
 
     def __init__(self) -> None:
-        self._opened: dict[bytes, tuple[Header, list[Message]]] = {}
+        self._opened: dict[bytes, tuple[Header, list[Message], Name]] = {}
 
-    def known(self, data: bytes) -> tuple[Header, list[Message]] | None:
+    def known(self, data: bytes) -> tuple[Header, list[Message], Name] | None:
         """What an authentic datagram says, if somebody opened it before."""
         return self._opened.get(data)
 
-    def note(self, data: bytes, header: Header, messages: list[Message]) -> None:
-        """A datagram was opened."""
+    def note(self, data: bytes, header: Header, messages: list[Message]) -> Name:
+        """A datagram was opened; its name, one object for all that keep it."""
         if len(self._opened) >= KEPT:
             del self._opened[next(iter(self._opened))]
-        self._opened[data] = (header, messages)
+        name = (header.sender, header.salt, header.counter)
+        self._opened[data] = (header, messages, name)
+        return name
 
 
 class SharedEnvelope(Envelope):
@@ -51,7 +54,7 @@ class SharedEnvelope(Envelope):
         super().__init__(host, incarnation, salt, keys=keys)
         self._reader = reader
         self._accepted_twice = accepted_twice
-        self._accepted: set[tuple[int, int, int]] = set()
+        self._accepted: set[Name] = set()
 
     def read(self, data: bytes) -> tuple[Header, list[Message]]:
         known = self._reader.known(data)
@@ -62,11 +65,10 @@ class SharedEnvelope(Envelope):
             raise PeerError("unknown_version")
         if known is None:
             messages = decode_payload(self._decrypt(header, data))
-            self._reader.note(data, header, messages)
+            name = self._reader.note(data, header, messages)
         else:
-            messages = known[1]
+            _, messages, name = known
         self._check_replay(header)
-        name = (header.sender, header.salt, header.counter)
         if name in self._accepted:
             self._accepted_twice(header)
         self._accepted.add(name)
