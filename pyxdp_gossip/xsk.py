@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
@@ -26,6 +25,7 @@ from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.several_buffers import BUFFERS_MAX, zero_copy_buffers
 from pyxdp_gossip.umem import (
     HINTS,
+    PROGRAM_HINTS,
     RING_MAX,
     Place,
     Registration,
@@ -49,15 +49,6 @@ QUEUE_POLL_S: Final = 0.005
 LATER: Final = frozenset((errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.ENETDOWN))
 # A forced zero-copy bind that fails so says that the driver cannot: "auto" goes on with copy mode.
 NO_ZERO_COPY: Final = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT))
-
-PROGRAM_HINTS: Final[Mapping[int, str]] = {
-    **bpf_object.HINTS,
-    errno.EOPNOTSUPP: 'the driver has no native XDP: use mode "skb" or "auto"',
-    errno.ERANGE: "the MTU is too large for native XDP: lower it, at a veth the peer's, "
-    'or use mode "skb"',
-    errno.EINVAL: 'the driver refuses: a smaller MTU, or mode "skb"',
-    errno.ENOMEM: "out of memory",
-}
 
 
 class XskSocket:

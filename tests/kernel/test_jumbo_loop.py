@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +32,9 @@ from tests.templates_of_routes import template
 
 PAYLOAD = 8840  # with headers a frame of 8,894 bytes, or 8,914 over IPv6
 MANY = 5000  # more buffers than the loop has, several times
-BURST = 50
+BURST = 20
+SO_RCVBUFFORCE = 33
+RECEIVE_BYTES = 8 << 20  # a burst, in both directions
 
 
 @pytest.fixture(scope="module", params=["copy", "skb"])
@@ -47,6 +50,7 @@ def link(request: pytest.FixtureRequest) -> Iterator[JumboLink]:
             inside.run(host.plane.attach_packets)
             assert host.plane.forwarding == request.param
             with outside.run(passing_program), outside.run(packet_socket) as far:
+                far.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
                 yield JumboLink(inside, host, far)
 
 
