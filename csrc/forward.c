@@ -15,6 +15,7 @@
 #include "note.h"
 #include "receive.h"
 #include "too_big.h"
+#include "whole_frame.h"
 
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet)
@@ -42,8 +43,8 @@ static uint32_t exceed(const struct xg_forwarder *forwarder, struct xg_frame *fr
 		       const struct xg_packet *packet, uint32_t index, uint8_t mark)
 {
 	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index));
-	uint32_t pieces = allowed_pieces(forwarder, frame->data + packet->l3_offset,
-					 frame->data + frame->len, packet, mtu);
+	uint32_t pieces = allowed_pieces(forwarder, frame, frame->data + packet->l3_offset, packet,
+					 mtu);
 
 	if (pieces)
 		return plan_pieces(forwarder, frame, packet, index, mark, pieces);
@@ -114,7 +115,7 @@ static uint32_t flood_misdirected(const struct xg_forwarder *forwarder, struct x
 {
 	const uint8_t *end = frame->data + frame->len;
 	struct xg_shim shim = { 0 };
-	struct xg_packet inner = { 0 };
+	struct xg_packet inner = { .beyond = frame->beyond };
 
 	if (xg_read_shim(frame->data, end, outer, forwarder->encapsulation, &shim) ||
 	    xg_parse_inner(frame->data, end, &shim, &inner) != XG_PARSE_OK)
@@ -160,6 +161,7 @@ static uint32_t answer_too_big(struct xg_forwarder *forwarder, struct xg_frame *
 	if (!len)
 		return XG_COUNT_too_big;
 	frame->len = len;
+	frame->beyond = 0;
 	return XG_COUNT_too_big_answered;
 }
 
@@ -167,13 +169,14 @@ int xg_forward_quic_owner(const struct xg_forwarder *forwarder, const struct xg_
 			  const struct xg_packet *packet)
 {
 	const uint8_t *l4 = frame->data + packet->l4_offset;
+	uint32_t len, held = frame->len - packet->l4_offset - XG_UDP_LEN;
 	struct xg_udp udp;
 
 	if (!forwarder->quic)
 		return XG_QUIC_NOBODY;
 	memcpy(&udp, l4, sizeof(udp));
-	return xg_quic_owner(forwarder->quic, l4 + XG_UDP_LEN,
-			     xg_quic_payload_len(packet, XG_BE16(udp.len_be)));
+	len = xg_quic_payload_len(packet, XG_BE16(udp.len_be));
+	return xg_quic_owner(forwarder->quic, l4 + XG_UDP_LEN, len < held ? len : held);
 }
 
 uint16_t xg_forward_quic_template(const struct xg_forwarder *forwarder, int owner)
@@ -328,7 +331,7 @@ static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, ui
 			forwarder->counters[XG_COUNT_stray_forwarded]++;
 			return;
 		}
-		xg_parse_frame(frame->data, frame->data + frame->len, packet);
+		xg_parse_whole(frame, packet);
 		burst->kind[i] = OF_SERVICE;
 	}
 	if (burst->kind[i] == OF_SERVICE)
@@ -388,7 +391,7 @@ static int write_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 {
 	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
 	uint32_t inner_len = frame->len - frame->outer_len;
-	struct xg_packet packet = { .l3_offset = 0 };
+	struct xg_packet packet = { .l3_offset = 0, .beyond = frame->beyond };
 	int reason;
 
 	if (!tmpl)
@@ -405,6 +408,7 @@ static int write_copy(struct xg_forwarder *forwarder, struct xg_frame *frame,
 	if (xg_outer_ip_len(tmpl, &packet) > tmpl->mtu)
 		return write_first_piece(forwarder, frame, &packet, index, copy);
 	copy->len = inner_len;
+	copy->beyond = frame->beyond;
 	if (encapsulate(forwarder, copy, &packet, index, frame->mark, XG_COUNT_flood_copies) !=
 	    XG_COUNT_flood_copies)
 		return -ENOENT;

@@ -15,6 +15,7 @@
 #include "forward_shape.h"
 #include "odd_packets.h"
 #include "session_burst.h"
+#include "whole_frame.h"
 
 #define KEY_WORDS_V4 1
 #define KEY_WORDS_V6 3
@@ -114,7 +115,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 		return;
 	}
 	burst->kind[i] = ENDED;
-	reason = xg_parse_frame(frame->data, frame->data + frame->len, packet);
+	reason = xg_parse_whole(frame, packet);
 	if (forwarder->reads_notes && is_noted(frame)) {
 		burst->kind[i] = NOTED;
 		return;

@@ -26,12 +26,15 @@ static inline int is_noted(const struct xg_frame *frame)
 	return note.ethertype_be == XG_BE16(XG_NOTE_ETHERTYPE);
 }
 
-/* Fragments that the packet at l3 may be sent in; 0: it may not. */
-static inline uint32_t allowed_pieces(const struct xg_forwarder *forwarder, const uint8_t *l3,
-				      const uint8_t *end, const struct xg_packet *packet,
-				      uint32_t mtu)
+/* Fragments that the packet at l3 may be sent in; 0: it may not. If its frame is in several buffers
+ * its sender is told, as by the XDP program. */
+static inline uint32_t allowed_pieces(const struct xg_forwarder *forwarder,
+				      const struct xg_frame *frame, const uint8_t *l3,
+				      const struct xg_packet *packet, uint32_t mtu)
 {
-	return forwarder->can_fragment ? xg_pieces(l3, end, packet, mtu) : 0;
+	if (!forwarder->can_fragment || frame->beyond)
+		return 0;
+	return xg_pieces(l3, frame->data + frame->len, packet, mtu);
 }
 
 static inline void begin_pieces(struct xg_frame *frame, const struct xg_packet *packet,
@@ -114,8 +117,8 @@ static inline int write_first_piece(struct xg_forwarder *forwarder, struct xg_fr
 			     const struct xg_packet *packet, uint32_t index, struct xg_frame *copy)
 {
 	uint32_t mtu = xg_inner_mtu(xg_forward_template(forwarder, index));
-	uint32_t pieces = allowed_pieces(forwarder, frame->data + frame->outer_len,
-					 frame->data + frame->len, packet, mtu);
+	uint32_t pieces = allowed_pieces(forwarder, frame, frame->data + frame->outer_len, packet,
+					 mtu);
 
 	if (!pieces)
 		return -EMSGSIZE;

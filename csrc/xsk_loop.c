@@ -10,8 +10,7 @@
 
 #include <xdp/xsk.h>
 
-#include "xsk_descriptor.h"
-#include "xsk_loop_state.h"
+#include "xsk_chain.h"
 
 #ifndef SOL_XDP
 #define SOL_XDP 283
@@ -43,6 +42,9 @@ static bool is_sound(const struct xg_loop_rings *rings)
 {
 	uint32_t receive_max = smallest(rings->fill->size, rings->rx->size);
 
+	if (rings->buffers > 1 &&
+	    (rings->buffers > XG_BUFFERS_MAX || rings->buffers >= rings->tx->size))
+		return false;
 	return rings->frame_size && !(rings->frame_size & (rings->frame_size - 1)) &&
 	       rings->frames > receive_max && rings->driver_frames < receive_max;
 }
@@ -78,7 +80,10 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 		put_free(loop, (rings->first_frame + i - 1) * rings->frame_size);
 	xg_queue_give_up(queue);
 	loop->base = queue->consumed;
-	queue->frame_max = rings->frame_size - RX_HEADROOM;
+	loop->base_credit = loop->base + __atomic_load_n(&queue->extra, __ATOMIC_ACQUIRE);
+	loop->room = rings->frame_size - RX_HEADROOM;
+	queue->frame_max = loop->room;
+	queue->chain_max = rings->buffers > 1 ? (uint64_t)rings->buffers * loop->room : 0;
 	loop->looked_at_ns = now_ns();
 	ask_for_long_calls(rings);
 	*made = loop;
@@ -128,11 +133,12 @@ static void reap(struct xg_xsk_loop *loop)
 
 void xg_loop_publish_credit(struct xg_xsk_loop *loop)
 {
-	uint64_t frames = loop->base + loop->filled + loop->lost - loop->rings.driver_frames;
+	uint64_t credit = loop->base_credit + loop->taken + loop->lost_credit + loop->filled -
+			  loop->received - loop->rings.driver_frames;
 
 	if (__atomic_load_n(&loop->is_shut, __ATOMIC_SEQ_CST))
 		return;
-	publish((uint64_t *)&loop->queue->credit, frames);
+	publish((uint64_t *)&loop->queue->credit, credit);
 	/* shut() may have come between the two lines above */
 	if (__atomic_load_n(&loop->is_shut, __ATOMIC_SEQ_CST))
 		publish((uint64_t *)&loop->queue->credit, 0);
@@ -180,27 +186,6 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	loop->kick_pending = true;
 }
 
-/* Puts a frame on the TX ring, for which there is room, or back among the free ones. `chunk` is
- * the frame that the loop took: whatever `frame` says, this one is given back. */
-static uint32_t send_frame(struct xg_xsk_loop *loop, uint64_t chunk, const struct xg_frame *frame)
-{
-	uint64_t address = (uint64_t)((uintptr_t)frame->data - (uintptr_t)loop->rings.umem);
-	struct xdp_desc *desc;
-	uint32_t index = 0;
-
-	if (!xg_lies_in_chunk(chunk, loop->rings.frame_size, address, frame->len) ||
-	    xsk_ring_prod__reserve(loop->rings.tx, 1, &index) != 1) {
-		loop->queue->counters[XG_COUNT_tx_refused]++;
-		put_free(loop, chunk);
-		return 0;
-	}
-	desc = xsk_ring_prod__tx_desc(loop->rings.tx, index);
-	desc->addr = address;
-	desc->len = frame->len;
-	desc->options = 0;
-	return 1;
-}
-
 static void submit(struct xg_xsk_loop *loop, uint32_t count)
 {
 	if (count)
@@ -225,25 +210,33 @@ static bool is_sent(uint32_t ending)
 	}
 }
 
-/* Sends what `write` makes of the frame, in a free one: there is one, and room for it. */
+/* Sends what `write` makes of the frame, in free ones: there are enough, and room for them. `rest`:
+ * the frame's further buffers. */
 static uint32_t send_other(struct xg_xsk_loop *loop, struct xg_frame *frame,
+			   const struct xg_buffer *rest, uint32_t count,
 			   int (*write)(struct xg_forwarder *, struct xg_frame *,
 					struct xg_frame *))
 {
 	uint64_t chunk = loop->free[--loop->free_count];
 	struct xg_frame copy = { .headroom = XG_TEMPLATE_BYTES };
+	struct xg_buffer copied[XG_BUFFERS_MAX];
 
 	copy.data = loop->rings.umem + chunk + XG_TEMPLATE_BYTES;
 	copy.len = loop->rings.frame_size - XG_TEMPLATE_BYTES;
-	if (write(&loop->forwarder, frame, &copy) == 0)
-		return send_frame(loop, chunk, &copy);
-	put_free(loop, chunk);
-	return 0;
+	if (write(&loop->forwarder, frame, &copy)) {
+		put_free(loop, chunk);
+		return 0;
+	}
+	if (!copy.beyond)
+		count = 0;
+	xg_copy_rest(loop, copied, rest, count);
+	return xg_send_chain(loop, chunk, &copy, copied, count);
 }
 
-static bool can_send_other(const struct xg_xsk_loop *loop)
+static bool can_send_other(const struct xg_xsk_loop *loop, uint32_t buffers)
 {
-	return loop->free_count > 0 && xsk_prod_nb_free(loop->rings.tx, 1);
+	return loop->free_count >= buffers &&
+	       xsk_prod_nb_free(loop->rings.tx, buffers) >= buffers;
 }
 
 /* The fragments of a frame that is not sent itself. The forwarder counted the free frames; but of
@@ -252,31 +245,32 @@ static uint32_t send_pieces(struct xg_xsk_loop *loop, struct xg_frame *frame)
 {
 	uint32_t sent = 0;
 
-	while (frame->pieces && can_send_other(loop))
-		sent += send_other(loop, frame, xg_forward_piece);
+	while (frame->pieces && can_send_other(loop, 1))
+		sent += send_other(loop, frame, NULL, 0, xg_forward_piece);
 	loop->queue->counters[XG_COUNT_fragments_lost] += frame->pieces;
 	frame->pieces = 0;
 	return sent;
 }
 
 /* A flood's further copies, each in a frame of its own, or in several. */
-static uint32_t send_copies(struct xg_xsk_loop *loop, struct xg_frame *frame)
+static uint32_t send_copies(struct xg_xsk_loop *loop, struct xg_frame *frame,
+			    const struct xg_buffer *rest, uint32_t count)
 {
 	uint32_t sent = 0;
 
 	while (frame->copy_from < frame->copy_to) {
-		if (!can_send_other(loop)) {
+		if (!can_send_other(loop, 1 + count)) {
 			loop->queue->counters[XG_COUNT_flood_copies_lost] +=
 				(uint64_t)(frame->copy_to - frame->copy_from);
 			break;
 		}
-		sent += send_other(loop, frame, xg_forward_copy);
+		sent += send_other(loop, frame, rest, count, xg_forward_copy);
 		sent += send_pieces(loop, frame);
 	}
 	return sent;
 }
 
-/* What fragments may take of the free frames, beside `count` frames that are sent as they are. */
+/* What fragments may take of the free frames, beside `count` buffers that are sent as they are. */
 static uint32_t spare_frames(const struct xg_xsk_loop *loop, uint32_t count)
 {
 	return smallest(loop->free_count, xsk_prod_nb_free(loop->rings.tx, loop->rings.tx->size) -
@@ -284,40 +278,60 @@ static uint32_t spare_frames(const struct xg_xsk_loop *loop, uint32_t count)
 }
 
 /* Sends a burst that the forwarder has decided on. */
-static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_frame *frames,
-			   const uint64_t *chunks, uint32_t count)
+static uint32_t send_burst(struct xg_xsk_loop *loop, struct xg_loop_burst *burst)
 {
+	const struct xg_buffer *rest = burst->rest;
 	bool is_cut[XG_BURST];
 	uint32_t sent = 0;
 
-	for (uint32_t i = 0; i < count; i++) {
-		is_cut[i] = frames[i].pieces > 0;
+	for (uint32_t i = 0; i < burst->count; rest += burst->rest_count[i++]) {
+		struct xg_frame *frame = &burst->frames[i];
+		/* an answer is in its first buffer alone */
+		uint32_t more = frame->beyond ? burst->rest_count[i] : 0;
+
+		xg_give_back(loop, rest + more, burst->rest_count[i] - more);
+		is_cut[i] = frame->pieces > 0;
+		if (!is_cut[i] && is_sent(frame->ending)) {
+			sent += xg_send_chain(loop, burst->chunks[i], frame, rest, more);
+			continue;
+		}
+		xg_give_back(loop, rest, more);
 		if (is_cut[i])
-			sent += send_pieces(loop, &frames[i]);
-		else if (is_sent(frames[i].ending))
-			sent += send_frame(loop, chunks[i], &frames[i]);
+			sent += send_pieces(loop, frame);
 		else
-			put_free(loop, chunks[i]);
+			put_free(loop, burst->chunks[i]);
 	}
-	for (uint32_t i = 0; i < count; i++) {
-		sent += send_copies(loop, &frames[i]);
+	rest = burst->rest;
+	for (uint32_t i = 0; i < burst->count; rest += burst->rest_count[i++]) {
+		sent += send_copies(loop, &burst->frames[i], rest, burst->rest_count[i]);
 		if (is_cut[i])
-			put_free(loop, chunks[i]);
+			put_free(loop, burst->chunks[i]);
 	}
 	return sent;
 }
 
-static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint64_t *chunks,
-		       uint32_t index, uint32_t count)
+static void take_burst(struct xg_xsk_loop *loop, struct xg_loop_burst *burst, uint32_t index,
+		       uint32_t count)
 {
+	burst->count = burst->rest_total = 0;
 	for (uint32_t i = 0; i < count; i++) {
 		const struct xdp_desc *desc = xsk_ring_cons__rx_desc(loop->rings.rx, index + i);
+		struct xg_frame *frame = &burst->frames[burst->count];
 
-		chunks[i] = chunk_of(loop, desc->addr);
-		frames[i].data = loop->rings.umem + desc->addr;
-		frames[i].len = desc->len;
-		frames[i].headroom = (uint32_t)(desc->addr - chunks[i]);
-		__builtin_prefetch(frames[i].data);
+		if ((desc->options & XDP_PKT_CONTD) || xg_chain_is_open(&loop->chain)) {
+			if (xg_take_part(loop, desc, XG_COUNT_chain_refused))
+				xg_add_chain(loop, burst);
+			continue;
+		}
+		burst->chunks[burst->count] = chunk_of(loop, desc->addr);
+		frame->data = loop->rings.umem + desc->addr;
+		frame->len = desc->len;
+		frame->headroom = (uint32_t)(desc->addr - burst->chunks[burst->count]);
+		frame->beyond = 0;
+		burst->rest_count[burst->count++] = 0;
+		loop->came++;
+		loop->taken++;
+		__builtin_prefetch(frame->data);
 	}
 	xsk_ring_cons__release(loop->rings.rx, count);
 	loop->received += count;
@@ -325,20 +339,19 @@ static void take_burst(struct xg_xsk_loop *loop, struct xg_frame *frames, uint64
 
 uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 {
-	struct xg_frame frames[XG_BURST];
-	uint64_t chunks[XG_BURST];
+	struct xg_loop_burst burst;
 	uint32_t index = 0, count, sent = 0;
 
 	reap(loop);
 	xg_xsk_loop_refill(loop);
 	/* what cannot be sent is not received: it is the XDP program's then */
-	count = smallest(XG_BURST, xsk_prod_nb_free(loop->rings.tx, XG_BURST));
+	count = xg_receivable(loop);
 	count = count ? xsk_ring_cons__peek(loop->rings.rx, count, &index) : 0;
 	if (count) {
-		take_burst(loop, frames, chunks, index, count);
-		loop->forwarder.spare_frames = spare_frames(loop, count);
-		xg_forward_burst(&loop->forwarder, frames, count);
-		sent = send_burst(loop, frames, chunks, count);
+		take_burst(loop, &burst, index, count);
+		loop->forwarder.spare_frames = spare_frames(loop, burst.count + burst.rest_total);
+		xg_forward_burst(&loop->forwarder, burst.frames, burst.count);
+		sent = send_burst(loop, &burst);
 		submit(loop, sent);
 		publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	}
@@ -352,7 +365,7 @@ int xg_xsk_loop_frames(const struct xg_xsk_loop *loop, struct xg_loop_frames *fr
 	const struct xg_loop_rings *rings = &loop->rings;
 
 	frames->free = loop->free_count;
-	frames->receiving = (uint32_t)(loop->filled - loop->received);
+	frames->receiving = (uint32_t)(loop->filled - loop->received) + loop->chain.count;
 	frames->sending = (uint32_t)(loop->sent - loop->completed);
 	if (frames->free + frames->receiving + frames->sending != rings->frames ||
 	    *rings->fill->producer != (uint32_t)loop->filled ||

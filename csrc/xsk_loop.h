@@ -10,7 +10,7 @@
  * What the XDP program needs to know lies in struct xg_queue (csrc/bpf/shared.h). The loop has
  * as many frames with the kernel as its RX ring has places, and publishes their number as the
  * credit: within it no frame that is handed over can be lost, neither to an empty fill ring nor
- * to a full RX ring. A loop that cannot send stops receiving; then the credit ends, and the XDP
+ * to a full RX ring. A frame in several buffers uses as much of the credit. A loop that cannot send stops receiving; then the credit ends, and the XDP
  * program sends by itself.
  */
 #ifndef XG_XSK_LOOP_H
@@ -36,6 +36,7 @@ struct xg_loop_rings {
 	uint32_t frame_size;	/* bytes, a power of two */
 	uint32_t driver_frames;	/* of those with the kernel, never handed over: in zero-copy mode
 				 * the host's own packets need them when the loop stands still */
+	uint32_t buffers;	/* of one frame, at most; 0 and 1: the socket is bound without SG */
 	uint32_t busy_poll;	/* the socket prefers busy polling: each call polls the driver */
 	int fd;			/* of the socket; -1: there is no kernel behind the rings */
 };
@@ -43,11 +44,13 @@ struct xg_loop_rings {
 /* Where the loop's frames are. */
 struct xg_loop_frames {
 	uint32_t free;
-	uint32_t receiving;
+	uint32_t receiving;	/* those of a frame whose end has not come, too */
 	uint32_t sending;
 };
 
 struct xg_xsk_loop;
+
+#define XG_BUFFERS_MAX 17	/* of one frame: what a packet of the kernel may have, MAX_SKB_FRAGS */
 
 /* Makes a loop. `forwarder` is copied; its counters become the queue's, and what a predecessor
  * left unread is counted as lost. -EINVAL: frames or sizes; -ENOMEM. */

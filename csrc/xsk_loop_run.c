@@ -9,7 +9,7 @@
 
 #include <xdp/xsk.h>
 
-#include "xsk_loop_state.h"
+#include "xsk_chain.h"
 
 #ifndef SOL_XDP
 #define SOL_XDP 283
@@ -28,6 +28,7 @@ static void count_lost(struct xg_xsk_loop *loop, int64_t count)
 	if (!count)
 		return;
 	loop->lost += (uint64_t)count;
+	loop->lost_credit += (uint64_t)count;
 	loop->queue->counters[XG_COUNT_loop_lost] += (uint64_t)count;
 	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 	xg_loop_publish_credit(loop);
@@ -42,8 +43,12 @@ static void look_for_vanished(struct xg_xsk_loop *loop)
 	uint64_t before = loop->seen_redirected;
 
 	loop->seen_redirected = handed;
-	if (handed == before && !xsk_cons_nb_avail(loop->rings.rx, 1))
-		count_lost(loop, (int64_t)(handed - consumed(loop)));
+	if (handed != before || xsk_cons_nb_avail(loop->rings.rx, 1))
+		return;
+	count_lost(loop, (int64_t)(handed - consumed(loop)));
+	/* what the lost ones used of the credit is only known now */
+	loop->lost_credit = used_credit(loop) - loop->base_credit - loop->taken;
+	xg_loop_publish_credit(loop);
 }
 
 /* What the kernel says that it dropped. */
@@ -76,12 +81,13 @@ static void drop_stale(struct xg_xsk_loop *loop)
 	uint32_t index = 0;
 	uint32_t count = xsk_ring_cons__peek(rx, rx->size, &index);
 
-	for (uint32_t i = 0; i < count; i++)
-		put_free(loop, xsk_ring_cons__rx_desc(rx, index + i)->addr);
+	for (uint32_t i = 0; i < count; i++) {
+		loop->chain.is_bad = true;
+		xg_take_part(loop, xsk_ring_cons__rx_desc(rx, index + i), XG_COUNT_loop_stale);
+	}
 	if (count)
 		xsk_ring_cons__release(rx, count);
 	loop->received += count;
-	loop->queue->counters[XG_COUNT_loop_stale] += count;
 	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
 }
 
@@ -98,7 +104,7 @@ static int timeout_ms(const struct xg_xsk_loop *loop)
  * could be taken: with a full TX ring it would come back at once, for nothing. */
 static int wait(struct xg_xsk_loop *loop)
 {
-	short events = xsk_prod_nb_free(loop->rings.tx, 1) ? POLLIN : POLLOUT;
+	short events = xg_receivable(loop) ? POLLIN : POLLOUT;
 	struct pollfd fds[2] = {
 		{ .fd = loop->stop_fd, .events = POLLIN },
 		{ .fd = loop->is_dead ? -1 : loop->rings.fd, .events = events },

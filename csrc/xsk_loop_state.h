@@ -14,6 +14,20 @@
 
 #define NS_PER_MS 1000000ull
 
+/* A part of a received frame. */
+struct xg_buffer {
+	uint64_t address;
+	uint32_t len;
+};
+
+/* A frame in several buffers whose end has not come yet; xsk_chain.h. */
+struct xg_chain {
+	struct xg_buffer buffers[XG_BUFFERS_MAX];
+	uint32_t count;
+	uint64_t bytes;
+	bool is_bad;		/* its buffers went back, and so will those that still come */
+};
+
 struct xg_xsk_loop {
 	struct xg_loop_rings rings;
 	struct xg_forwarder forwarder;
@@ -21,10 +35,17 @@ struct xg_xsk_loop {
 	uint64_t *free;		/* stack of frames' addresses */
 	uint32_t free_count;
 	uint32_t receive_max;	/* frames with the kernel for receiving, at most */
+	uint32_t room;		/* bytes of a packet that one buffer holds */
 	uint64_t base;		/* `redirected` when the loop began */
-	uint64_t filled;	/* frames given to the fill ring, in all */
-	uint64_t received;
-	uint64_t lost;		/* handed over, but never came: no frame was used */
+	uint64_t filled;	/* buffers given to the fill ring, in all */
+	uint64_t received;	/* buffers */
+	uint64_t came;		/* frames that were received to their end */
+	uint64_t lost;		/* handed over, but never came: no buffer was used */
+	/* of the credit, which is in buffers: */
+	uint64_t base_credit;	/* what was used of it when the loop began */
+	uint64_t taken;		/* what the frames that came have used */
+	uint64_t lost_credit;	/* ... and those that never came */
+	struct xg_chain chain;
 	uint64_t dropped;	/* of them, by the kernel's count */
 	uint64_t seen_redirected;	/* when the loop last looked for what never came */
 	uint64_t sent;
@@ -61,7 +82,13 @@ static inline uint64_t redirected(const struct xg_xsk_loop *loop)
 
 static inline uint64_t consumed(const struct xg_xsk_loop *loop)
 {
-	return loop->base + loop->received + loop->lost;
+	return loop->base + loop->came + loop->lost;
+}
+
+/* What the XDP program has used of the credit. */
+static inline uint64_t used_credit(const struct xg_xsk_loop *loop)
+{
+	return redirected(loop) + __atomic_load_n(&loop->queue->extra, __ATOMIC_ACQUIRE);
 }
 
 static inline uint64_t chunk_of(const struct xg_xsk_loop *loop, uint64_t address)
@@ -71,7 +98,8 @@ static inline uint64_t chunk_of(const struct xg_xsk_loop *loop, uint64_t address
 
 static inline void put_free(struct xg_xsk_loop *loop, uint64_t address)
 {
-	loop->free[loop->free_count++] = chunk_of(loop, address);
+	if (loop->free_count < loop->rings.frames)	/* else one came back twice */
+		loop->free[loop->free_count++] = chunk_of(loop, address);
 }
 
 /* Publishes how far `redirected` may grow; nothing once the loop is shut. */

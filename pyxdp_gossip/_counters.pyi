@@ -200,6 +200,10 @@ class CounterAttributes:
         """
 
     @property
+    def chain_refused(self) -> int:
+        """In several buffers: more than the loop takes, or not its own. The frame is dropped."""
+
+    @property
     def delivered_stray(self) -> int:
         """A stray sent here by another host, known here: stripped.
 

@@ -60,6 +60,7 @@ ffibuilder.cdef(
     int libbpf_probe_bpf_prog_type(int type, const void *options);
     int libbpf_probe_bpf_helper(int type, int helper, const void *options);
     int xg_probe_xdp(void);
+    int xg_probe_several_buffers(void);
     int xg_probe_map(int type, uint32_t key, uint32_t value, uint32_t entries, uint32_t flags);
 
     enum { BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_SOCK_OPS, ... };
@@ -85,6 +86,7 @@ ffibuilder.cdef(
     struct xdp_statistics { uint64_t rx_dropped, rx_invalid_descs, tx_invalid_descs,
                             rx_ring_full, rx_fill_ring_empty_descs, tx_ring_empty_descs; ...; };
     #define XDP_COPY ...
+    #define XDP_USE_SG ...
     #define XDP_ZEROCOPY ...
     #define XDP_USE_NEED_WAKEUP ...
 
@@ -123,6 +125,9 @@ ffibuilder.set_source(
     #include <sys/socket.h>
     #include <sys/syscall.h>
 
+    #ifndef XDP_USE_SG	/* Linux 6.6 */
+    #define XDP_USE_SG (1 << 4)
+    #endif
     #ifndef SOL_XDP
     #define SOL_XDP 283
     #endif
@@ -253,6 +258,22 @@ ffibuilder.set_source(
             return fd;
         close(fd);
         return 0;
+    }
+
+    /* Whether the kernel knows XDP_USE_SG, by a bind that it must refuse: it looks at the flags
+     * before the device. */
+    static int xg_probe_several_buffers(void)
+    {
+        struct sockaddr_xdp nowhere = {
+            .sxdp_family = AF_XDP, .sxdp_flags = XDP_USE_SG, .sxdp_ifindex = INT32_MAX,
+        };
+        int fd = socket(AF_XDP, SOCK_RAW, 0), rc;
+
+        if (fd < 0)
+            return -errno;
+        rc = bind(fd, (struct sockaddr *)&nowhere, sizeof(nowhere)) ? -errno : 0;
+        close(fd);
+        return rc == -ENODEV ? 0 : rc;
     }
 
     static int xg_probe_map(int type, uint32_t key, uint32_t value, uint32_t entries,

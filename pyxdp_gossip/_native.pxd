@@ -228,6 +228,7 @@ cdef extern from "forward.h" nogil:
         u8 *data
         u32 len
         u32 headroom
+        u32 beyond
         u32 ending
         u16 copy_from
         u16 copy_to

@@ -109,7 +109,7 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     if kernel_knows is not None:
         answer = XG_KERNEL_KNOWS if kernel_knows else XG_KERNEL_UNKNOWN
     one.data = data + 128
-    one.headroom = 128
+    one.headroom, one.beyond = 128, 0
     one.len = <u32>(len(room) - 128)
     one.pieces = 0
     forwarder._forwarder.spare_frames = FRAMES_WITHOUT_END

@@ -93,6 +93,7 @@ class XskLoop:
         driver_frames: int,
         fd: int,
         busy_poll: bool = False,
+        buffers: int = 1,
         keep: object = None,
     ) -> None:
         """Make a loop over rings that libxdp made; all memory must outlive it.
@@ -110,6 +111,7 @@ class XskLoop:
             driver_frames: of the frames with the kernel, those that are never handed over.
             fd: of the socket.
             busy_poll: it prefers busy polling: the loop never sleeps, and each turn polls.
+            buffers: of one frame, at most; 1: the socket is bound without XDP_USE_SG.
             keep: kept alive with the loop.
 
         Raises:

@@ -221,7 +221,7 @@ cdef class Forwarder:
         for index in range(count):
             data = rooms[index]
             burst[index].data = data + 128
-            burst[index].headroom = 128
+            burst[index].headroom, burst[index].beyond = 128, 0
             burst[index].len = len(rooms[index]) - 128
         self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, burst, count))
@@ -247,6 +247,7 @@ cdef class Forwarder:
         cdef u8 *written = out
         cdef list found = []
         whole.data, whole.headroom, whole.len = data + 128, 128, <u32>(len(room) - 128)
+        whole.beyond = 0
         self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, &whole, 1))
         while whole.pieces:

@@ -285,6 +285,7 @@ class Dataplane:
             fill=rings.fill, completion=rings.completion, rx=rings.rx, tx=rings.tx,
             umem=umem.address, first_frame=0, frames=umem.frames, frame_size=umem.frame_size,
             driver_frames=driver_frames, fd=socket.fd, busy_poll=settings.busy_poll,
+            buffers=socket.buffers,
             keep=(socket, umem),
         )  # fmt: skip
 

@@ -196,6 +196,7 @@ def kernel_features(answers: Mapping[str, Answer]) -> tuple[Feature, ...]:
 KERNEL_NEEDS: Final = {
     "xdp": "Linux 4.8 with CONFIG_BPF_SYSCALL",
     "af-xdp": "Linux 4.18 with CONFIG_XDP_SOCKETS",
+    "copy-multi-buffer": "Linux 6.6",
     "tcp-lookup": "Linux 5.2",
     "sockops": "Linux 4.13 with CONFIG_CGROUP_BPF",
     "ring-buffer": "Linux 5.8",

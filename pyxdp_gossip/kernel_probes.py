@@ -91,6 +91,11 @@ def has_af_xdp() -> Answer:
     return True
 
 
+def has_several_buffers() -> Answer:
+    """AF_XDP sockets take frames in several buffers (XDP_USE_SG), in copy mode."""
+    return _answer(lib.xg_probe_several_buffers(), "needs CAP_NET_RAW")
+
+
 def has_busy_polling() -> Answer:
     """SO_PREFER_BUSY_POLL; to say "no" needs no privilege, to say "yes" CAP_NET_ADMIN."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -153,6 +158,7 @@ PROBES: Final[Mapping[str, Callable[[], Answer]]] = {
     "ring-buffer": has_ring_buffer,
     "mmapable-arrays": has_mmapable_arrays,
     "af-xdp": has_af_xdp,
+    "copy-multi-buffer": has_several_buffers,
     "busy-polling": has_busy_polling,
     "btf": has_btf,
     "socket-ends": has_socket_ends,

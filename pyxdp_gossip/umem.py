@@ -47,6 +47,15 @@ HINTS: Final[Mapping[int, str]] = {
     errno.ENOENT: "the driver cannot reset one queue alone, which zero-copy needs: use copy mode",
 }
 
+PROGRAM_HINTS: Final[Mapping[int, str]] = {
+    **bpf_object.HINTS,
+    errno.EOPNOTSUPP: 'the driver has no native XDP: use mode "skb" or "auto"',
+    errno.ERANGE: "the MTU is too large for native XDP: lower it, at a veth the peer's, "
+    'or use mode "skb"',
+    errno.EINVAL: 'the driver refuses: a smaller MTU, or mode "skb"',
+    errno.ENOMEM: "out of memory",
+}
+
 Place = tuple[int, int]
 """Interface index and queue."""
 

@@ -15,7 +15,6 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Mapping
 from typing import Any, Final, Self
 
 from pyxdp_gossip import bpf_object, netlink
@@ -23,8 +22,10 @@ from pyxdp_gossip._libxdp import ffi, lib
 from pyxdp_gossip._rings import FORKED, CompletionRing, FillRing, RxRing, TxRing
 from pyxdp_gossip.bpf_object import BpfMap, BpfObject, PinnedLink
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.several_buffers import BUFFERS_MAX, zero_copy_buffers
 from pyxdp_gossip.umem import (
     HINTS,
+    PROGRAM_HINTS,
     RING_MAX,
     Place,
     Registration,
@@ -49,15 +50,6 @@ LATER: Final = frozenset((errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.ENETDO
 # A forced zero-copy bind that fails so says that the driver cannot: "auto" goes on with copy mode.
 NO_ZERO_COPY: Final = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT))
 
-PROGRAM_HINTS: Final[Mapping[int, str]] = {
-    **bpf_object.HINTS,
-    errno.EOPNOTSUPP: 'the driver has no native XDP: use mode "skb" or "auto"',
-    errno.ERANGE: "the MTU is too large for native XDP: lower it, at a veth the peer's, "
-    'or use mode "skb"',
-    errno.EINVAL: 'the driver refuses: a smaller MTU, or mode "skb"',
-    errno.ENOMEM: "out of memory",
-}
-
 
 class XskSocket:
     """An AF_XDP socket on one queue, with its four rings.
@@ -71,12 +63,15 @@ class XskSocket:
             socket of a Umem chooses for all, "auto" takes what they have.
         rx_size, tx_size: entries, powers of two.
         fill_size, completion_size: entries, powers of two; all sockets of one Umem are alike.
+        several_buffers: bind with XDP_USE_SG, if kernel and device have that, for frames in several
+            buffers. For a loop in C: the rings here do not say which entries are one frame.
         any_mtu: take an interface whose frames may be too large for the Umem's; those are dropped,
             and counted in `rx_dropped`. False: refuse it.
 
     Attributes:
         mode: what was picked: "zero-copy", "copy" or "skb". Read from XDP_OPTIONS, since a bind
             that forces nothing takes copy mode in silence.
+        buffers: of one frame, at most; 1: bound without XDP_USE_SG.
         fd: its descriptor; -1: closed.
         fill, completion, rx, tx: the rings.
         addresses: of libxdp's ring structs, for a loop in C; who uses it leaves the rings alone.
@@ -90,6 +85,7 @@ class XskSocket:
     """
 
     fd = -1
+    buffers = 1
     _handle: Any = None
     _forked = False
 
@@ -105,6 +101,7 @@ class XskSocket:
         fill_size: int = 2048,
         completion_size: int = 2048,
         any_mtu: bool = False,
+        several_buffers: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
@@ -128,9 +125,12 @@ class XskSocket:
         problem = too_large_for(umem, interface, self._link.mtu, L2_MAX)
         if problem and not any_mtu:
             raise problem
+        self._ways = (lib.XDP_USE_SG, 0) if several_buffers else (0,)
         self._bind_first_possible(mode)
         try:
             self.mode = self._verified(mode)
+            if self.buffers > 1 and self.mode == "zero-copy":
+                self.buffers = zero_copy_buffers(self.index)
             self._make_rings()
         except BaseException:
             self._give_back()
@@ -145,25 +145,27 @@ class XskSocket:
     def _bind_first_possible(self, mode: str) -> None:
         until = time.monotonic() + QUEUE_RELEASE_S
         for attempt in ("zero-copy", "copy") if mode == "auto" else (mode,):
-            code = self._attempt(mode, attempt)
-            while code == errno.EBUSY and time.monotonic() < until:
-                time.sleep(QUEUE_POLL_S)
-                code = self._attempt(mode, attempt)
-            if code == 0:
-                return
+            for way in self._ways:
+                code = self._attempt(mode, attempt, way)
+                while code == errno.EBUSY and time.monotonic() < until:
+                    time.sleep(QUEUE_POLL_S)
+                    code = self._attempt(mode, attempt, way)
+                if code == 0:
+                    self.buffers = BUFFERS_MAX if way else 1
+                    return
             shared = self._umem.shared
             if attempt != "zero-copy" or shared or code not in NO_ZERO_COPY:
                 break
         raise self._bind_error(attempt, code)
 
-    def _attempt(self, mode: str, attempt: str) -> int:
+    def _attempt(self, mode: str, attempt: str, way: int) -> int:
         """0, or the errno. Each attempt has a registration of its own, unless other sockets share
         it: what a failed bind leaves behind in libxdp's UMEM differs from version to version."""
         registration = self._umem.register(*self._shared_sizes)
         code = -1
         try:
             self._refuse_taken(registration, mode)
-            code = self._bind(registration, attempt)
+            code = self._bind(registration, attempt, way)
         finally:
             if code != 0:
                 self._umem.release(None)
@@ -185,9 +187,9 @@ class XskSocket:
         if registration.first is not None and wanted not in ("auto", has):
             raise ValueError(f'mode is {mode!r}, and the Umem\'s other sockets have "{has}"')
 
-    def _bind(self, registration: Registration, attempt: str) -> int:
+    def _bind(self, registration: Registration, attempt: str, way: int) -> int:
         """0, or the errno."""
-        flags = lib.XDP_ZEROCOPY if attempt == "zero-copy" else lib.XDP_COPY
+        flags = way | (lib.XDP_ZEROCOPY if attempt == "zero-copy" else lib.XDP_COPY)
         rings = ffi.new("struct xsk_ring_cons *"), ffi.new("struct xsk_ring_prod *")
         self._structs = (*registration.rings(), *rings)
         handle = ffi.new("struct xsk_socket **")

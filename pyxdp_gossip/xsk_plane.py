@@ -147,6 +147,7 @@ class XskPlane:
                     umem, self._interface, number, mode=mode,
                     rx_size=RING, tx_size=RING, fill_size=RING, completion_size=RING,
                     any_mtu=True,  # the XDP program hands no frame over that is too large
+                    several_buffers=True,
                 )
             )  # fmt: skip
             if self._busy_poll:

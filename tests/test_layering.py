@@ -51,7 +51,11 @@ ALLOWED = {
     "placement": {"errors"},
     "busy_poll": {"errors"},
     "umem": {"_libxdp", "_rings", "bpf_object", "errors"},
-    "xsk": {"_libxdp", "_rings", "bpf_object", "errors", "netlink", "umem", "xsk_types"},
+    "several_buffers": {"device_answers"},
+    "xsk": {
+        "_libxdp", "_rings", "bpf_object", "errors", "netlink", "several_buffers", "umem",
+        "xsk_types",
+    },
     "xsk_types": set(),
     "xsk_plane": {"bpf_object", "busy_poll", "errors", "placement", "xsk"},
     "dataplane_settings": {"encapsulation", "quic_lb", "session"},

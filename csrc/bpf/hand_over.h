@@ -37,13 +37,24 @@ static __always_inline int loop_takes(struct xg_queue *queue, __u64 redirected)
 	return now - queue->seen_at_ns < LOOP_STALLED_NS;
 }
 
-/* The loop's socket takes whole buffers of this size, one a frame. */
-static __always_inline int fits_loop(struct xdp_md *ctx, __u64 frame_max)
+static __always_inline int is_in_one_buffer(struct xdp_md *ctx)
 {
-	__u64 len = bpf_xdp_get_buff_len(ctx);
+	return bpf_xdp_get_buff_len(ctx) ==
+	       xg_distance((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+}
 
-	return len <= frame_max &&
-	       len == xg_distance((void *)(long)ctx->data, (void *)(long)ctx->data_end);
+/* The loop's buffers that the frame will take; 0: more than it has for one. A socket without SG
+ * (chain_max 0) gets whole frames alone: the kernel drops what does not fit its buffer, and before
+ * Linux 6.6 cuts off what lies behind the first. */
+static __always_inline __u32 buffers_for(struct xdp_md *ctx, const struct xg_queue *queue)
+{
+	__u64 len = bpf_xdp_get_buff_len(ctx), frame_max = queue->frame_max;
+
+	if (len <= frame_max && is_in_one_buffer(ctx))
+		return 1;
+	if (len > queue->chain_max || frame_max == 0)
+		return 0;
+	return (__u32)((len + frame_max - 1) / frame_max);
 }
 
 /* True: the frame is the loop's, and the program must return XDP_REDIRECT. */
@@ -51,15 +62,19 @@ static __noinline int offer(struct xdp_md *ctx)
 {
 	__u32 index = ctx->rx_queue_index;
 	struct xg_queue *queue = bpf_map_lookup_elem(&queues, &index);
-	__u64 redirected;
+	__u64 redirected, used;
+	__u32 buffers;
 
 	if (!queue)
 		return 0;
 	redirected = *(volatile __u64 *)&queue->redirected;
-	if ((__s64)(*(volatile __u64 *)&queue->credit - redirected) <= 0 ||
-	    !fits_loop(ctx, queue->frame_max) || !loop_takes(queue, redirected) ||
-	    bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT)
+	used = redirected + *(volatile __u64 *)&queue->extra;
+	buffers = buffers_for(ctx, queue);
+	if (!buffers || (__s64)(*(volatile __u64 *)&queue->credit - used) < (__s64)buffers ||
+	    !loop_takes(queue, redirected) || bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT)
 		return 0;
+	if (buffers > 1)
+		__sync_fetch_and_add(&queue->extra, buffers - 1);
 	__sync_fetch_and_add(&queue->redirected, 1);
 	return 1;
 }

@@ -61,11 +61,13 @@ struct xg_queue {
 	__u64 redirected;	/* XDP: frames handed over */
 	__u64 seen_consumed;	/* XDP: `consumed` as it was at ... */
 	__u64 seen_at_ns;	/* ... this time; 0: nothing waited when it last looked */
-	__u64 reserved0[5];
-	__u64 credit;		/* loop: `redirected` may grow to this, there are frames for it */
+	__u64 extra;		/* XDP: of the frames handed over, the buffers behind the first */
+	__u64 reserved0[4];
+	__u64 credit;		/* loop: `redirected` and `extra` together may grow to this */
 	__u64 consumed;		/* loop: of them, taken from the ring, or known to be lost */
-	__u64 frame_max;	/* loop: bytes of the largest frame that fits its UMEM's chunks */
-	__u64 reserved1[5];
+	__u64 frame_max;	/* loop: bytes of the largest frame that fits one of its buffers */
+	__u64 chain_max;	/* loop: ... or several of them; 0: its socket takes one a frame */
+	__u64 reserved1[4];
 	__u64 counters[XG_QUEUE_COUNTERS];	/* loop: endings of its frames; enum xg_counter */
 };
 

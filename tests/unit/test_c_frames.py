@@ -16,6 +16,7 @@ PROGRAMS = {
     "test_fragmenting": (*TABLE, "forward.c"),
     "test_forward_mutated": (*TABLE, "forward.c"),
     "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
+    "test_xsk_chain": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
     "test_forged_descriptors": ("xsk_loop.c", "xsk_loop_run.c"),
     "test_explain": (*TABLE, "forward.c", "explain.c"),
     "test_receive": (*TABLE, "forward.c", "explain.c"),

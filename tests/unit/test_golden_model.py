@@ -34,6 +34,7 @@ NEED_A_KERNEL = {
     "fragment_no_frames",
     "loop_stale",
     "loop_lost",
+    "chain_refused",
 }
 OF_OTHER_FORMATS = {"no_checksum"}  # tests/golden_formats.py
 NEED_A_LOOP = {"fragmented"}  # tests/golden_fragmenting.py

@@ -20,6 +20,8 @@ def test_virtio_net_has_zero_copy_and_auto_says_why_it_takes_copy(pair: Pair, bi
     assert found.driver == "virtio_net"
     assert found["native-xdp"].state == found["multi-buffer"].state == "yes"
     assert found["af-xdp-zero-copy"].state == "yes"
+    assert found["zero-copy-multi-buffer"].detail == "one buffer a frame"
+    assert found["copy-multi-buffer"].state == "yes"
     assert ("bind was taken" in found["af-xdp-zero-copy"].detail) == bind
     assert (found.auto, "virtio_net" in found.auto_because) == ("copy", True)
     assert "xdp" not in pair.near.ip(f"link show dev {NEAR}")
