@@ -25,6 +25,7 @@ from bench import (
     overhead,
     result_file,
     sharing,
+    sweep,
     xdp,
 )
 from bench.result_file import DETAILS, PROSE, Result, ResultError
@@ -36,6 +37,7 @@ BENCHMARKS: Final[dict[str, Callable[[int], list[dict[str, Any]]]]] = {
     "lookup": lookup.run,
     "overhead": overhead.run,
     "sharing": sharing.run,
+    "sweep": sweep.run,
     "xdp": xdp.run,
 }
 HELP: Final = {
@@ -45,6 +47,7 @@ HELP: Final = {
     "lookup": "One look-up in the session table, over its size and share of hits.",
     "overhead": "What we cost the host's own traffic, through nginx.",
     "sharing": "A look-up beside a writer, beside another reader, and in a BPF map.",
+    "sweep": "Frames a second of the AF_XDP loop by burst, busy polling and wake-ups.",
     "xdp": "One packet in the XDP program.",
 }
 WIDTH = 120  # for output that goes to a file or a pipe

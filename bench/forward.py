@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from rich.progress import Progress
 
-from bench import programs
-from bench.forwarders import FORWARDERS, Forwarder, Running, Setting
+from bench import kernel_vxlan, programs
+from bench.forwarders import FORWARDERS, Forwarder, Running, Setting, tunnelling
 from bench.link import DRAIN_S, HOST, SENDER, VIP, Link
 from bench.machine import rounded, turns
 from bench.world import World
@@ -24,7 +24,9 @@ BOUND_BY: Final = (
     "the sender (live frames, no skb) and the sink: 1/rate is sender + veth twice + program + "
     "sink, and the ratio to xdp-macswap, not the rate, judges the program (memory: 1 M sessions "
     "in random order). AF_XDP forwarders have the second core and are bound by copy mode: an skb "
-    "is made for each frame that is sent. A veth has no zero-copy."
+    "is made for each frame that is sent. A veth has no zero-copy. kernel-vxlan routes each stray into "
+    "a VXLAN device, on the sender's core as an XDP program, or by RPS on the second one; it knows "
+    "one owner for all sessions and looks none up."
 )
 FRAME_LEN: Final = programs.FRAME_BYTES
 STEADY_S: Final = 20.0  # testpmd takes two seconds to start; a loaded machine longer
@@ -42,6 +44,14 @@ COMPARISONS: Final = (
     ("ours-xsk", "xdpsock-like"),
     (LOOP, "testpmd"),
     (LOOP, "xdpsock-like"),
+    ("ours-xdp-vxlan", "kernel-vxlan"),
+    ("ours-xsk-vxlan", "kernel-vxlan-rps"),
+)
+ALL: Final = (
+    *FORWARDERS,
+    tunnelling("ours-xdp-vxlan", "vxlan", plane="xdp"),
+    tunnelling("ours-xsk-vxlan", "vxlan", plane="xsk"),
+    *kernel_vxlan.FORWARDERS,
 )
 
 
@@ -152,7 +162,7 @@ class Bench:
 
 
 def measure(
-    bench: Bench, progress: Progress, forwarders: Sequence[Forwarder] = FORWARDERS
+    bench: Bench, progress: Progress, forwarders: Sequence[Forwarder] = ALL
 ) -> dict[str, Measured]:
     """All rounds of all forwarders that can run here, then the paced runs."""
     results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in forwarders}

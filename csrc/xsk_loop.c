@@ -44,7 +44,8 @@ static bool is_sound(const struct xg_loop_rings *rings)
 	uint32_t receive_max = smallest(rings->fill->size, rings->rx->size);
 
 	return rings->frame_size && !(rings->frame_size & (rings->frame_size - 1)) &&
-	       rings->frames > receive_max && rings->driver_frames < receive_max;
+	       rings->frames > receive_max && rings->driver_frames < receive_max &&
+	       rings->burst <= XG_BURST;
 }
 
 int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *rings,
@@ -67,6 +68,8 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 		goto free_stack;
 	}
 	loop->rings = *rings;
+	if (!loop->rings.burst)
+		loop->rings.burst = XG_BURST;
 	loop->forwarder = *forwarder;
 	loop->forwarder.cannot_pass = 1;
 	loop->forwarder.reads_notes = 1;
@@ -163,7 +166,9 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	uint32_t before;
 
 	loop->kick_pending = false;
-	if (loop->rings.fd < 0 || (!loop->rings.busy_poll && !xsk_ring_prod__needs_wakeup(tx)))
+	if (loop->rings.fd < 0)
+		return;
+	if (!loop->rings.busy_poll && !loop->rings.always_kick && !xsk_ring_prod__needs_wakeup(tx))
 		return;
 	for (int i = 0; i < KICKS_A_TURN; i++) {
 		before = __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);
@@ -332,7 +337,7 @@ uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop)
 	reap(loop);
 	xg_xsk_loop_refill(loop);
 	/* what cannot be sent is not received: it is the XDP program's then */
-	count = smallest(XG_BURST, xsk_prod_nb_free(loop->rings.tx, XG_BURST));
+	count = smallest(loop->rings.burst, xsk_prod_nb_free(loop->rings.tx, loop->rings.burst));
 	count = count ? xsk_ring_cons__peek(loop->rings.rx, count, &index) : 0;
 	if (count) {
 		take_burst(loop, frames, chunks, index, count);

@@ -37,6 +37,9 @@ struct xg_loop_rings {
 	uint32_t driver_frames;	/* of those with the kernel, never handed over: in zero-copy mode
 				 * the host's own packets need them when the loop stands still */
 	uint32_t busy_poll;	/* the socket prefers busy polling: each call polls the driver */
+	uint32_t always_kick;	/* the socket was bound without XDP_USE_NEED_WAKEUP: the kernel
+				 * never asks for a call, and waits for one; for the benchmark */
+	uint32_t burst;		/* frames a turn, at most XG_BURST; 0: XG_BURST */
 	int fd;			/* of the socket; -1: there is no kernel behind the rings */
 };
 

@@ -93,6 +93,8 @@ class XskLoop:
         driver_frames: int,
         fd: int,
         busy_poll: bool = False,
+        always_kick: bool = False,
+        burst: int = 0,
         keep: object = None,
     ) -> None:
         """Make a loop over rings that libxdp made; all memory must outlive it.

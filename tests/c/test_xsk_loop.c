@@ -334,6 +334,9 @@ static void test_rings_that_cannot_work_are_refused(void)
 	bad = good;
 	bad.driver_frames = RING;
 	assert(xg_xsk_loop_create(&loop, &bad, &forwarder, &k->queue) == -EINVAL);
+	bad = good;
+	bad.burst = XG_BURST + 1;
+	assert(xg_xsk_loop_create(&loop, &bad, &forwarder, &k->queue) == -EINVAL);
 	assert(loop == NULL);
 	free(k->umem);
 	free(k);
