@@ -22,7 +22,7 @@ from typing import Final
 from bench import conntrack_states, machine
 from bench.gossip_figures import Effort, Row
 from bench.gossip_join import Member, bytes_sent
-from bench.gossip_opener import NS_PER_S
+from bench.gossip_opener import NS_PER_MS
 from bench.gossip_pop import PATIENCE_S, pop_of, wait_until
 from bench.machine import turns
 from bench.world import World
@@ -37,7 +37,7 @@ DEVICE: Final = "sync0"
 ADDRESSES: Final = {SENDER: "10.11.0.1", RECEIVER: "10.11.0.2"}
 MAX_STATES: Final = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 LOOK_S: Final = 0.02
-QUIET_S: Final = 2.0  # nothing new for so long: the rest is lost
+QUIET_S: Final = 10.0  # nothing new for so long: the rest is lost
 READY_S: Final = 10.0
 CURRENT: Final = re.compile(r"cache external:\s+current active connections:\s+(\d+)")
 INTERNAL: Final = re.compile(r"cache internal:\s+current active connections:\s+(\d+)")
@@ -87,7 +87,7 @@ class Measured:
     bytes_a_state: list[float] = field(default_factory=list)
     sender_us: list[float] = field(default_factory=list)
     receiver_us: list[float] = field(default_factory=list)
-    resync_s: list[float] = field(default_factory=list)
+    resync_ms: list[float] = field(default_factory=list)
     lost: int = 0
 
 
@@ -134,7 +134,7 @@ class Daemon:
         )
         argv = ["conntrackd", "-C", str(self.path)]
         self._process: Process = world.start(short, short, argv, cpu, world.cgroup)
-        self._process.wait_until("a control socket", self._answers, READY_S)
+        self._process.wait_until(self._answers, "an answer", READY_S)
 
     def _answers(self) -> bool:
         try:
@@ -224,7 +224,7 @@ def theirs(mode: str, states: int, portions: list[bytes], result: Measured) -> N
         again.ask("-n")
         known, end = until_known(again.known, states)
         result.lost += states - known
-        result.resync_s.append(end - begin)
+        result.resync_ms.append((end - begin) * 1e3)
 
 
 def ours(states: int, result: Measured) -> None:
@@ -251,7 +251,7 @@ def ours(states: int, result: Measured) -> None:
         third = Member(pop, 3, 2 * states)
         told = third.answer()
         wait_until("the third host knows all", lambda: third.ask("size") == known, LOOK_S)
-        result.resync_s.append((told["synced"] - told["begun"]) / NS_PER_S)
+        result.resync_ms.append((told["synced"] - told["begun"]) / NS_PER_MS)
 
 
 def _take(
@@ -267,9 +267,9 @@ def _take(
 FIGURES: Final[tuple[tuple[str, str, str, Callable[[Measured], list[float]]], ...]] = (
     ("events", "events/s", "faster than conntrackd", lambda one: one.per_s),
     ("size", "bytes/state", "less than conntrackd", lambda one: one.bytes_a_state),
-    ("sender's CPU", "us/state", "less than conntrackd", lambda one: one.sender_us),
-    ("receiver's CPU", "us/state", "less than conntrackd", lambda one: one.receiver_us),
-    ("full state", "s", "faster than conntrackd", lambda one: one.resync_s),
+    ("sender's CPU", "us per state", "less than conntrackd", lambda one: one.sender_us),
+    ("receiver's CPU", "us per state", "less than conntrackd", lambda one: one.receiver_us),
+    ("full state", "ms", "faster than conntrackd", lambda one: one.resync_ms),
 )
 
 

@@ -24,9 +24,9 @@ BOUND_BY: Final = (
     "the sender (live frames, no skb) and the sink: 1/rate is sender + veth twice + program + "
     "sink, and the ratio to xdp-macswap, not the rate, judges the program (memory: 1 M sessions "
     "in random order). AF_XDP forwarders have the second core and are bound by copy mode: an skb "
-    "is made for each frame that is sent. A veth has no zero-copy. kernel-vxlan routes each stray into "
-    "a VXLAN device, on the sender's core as an XDP program, or by RPS on the second one; it knows "
-    "one owner for all sessions and looks none up."
+    "is made for each frame that is sent. A veth has no zero-copy. kernel-vxlan routes each stray "
+    "into a VXLAN device, on the sender's core as an XDP program, or by RPS on the second one; it "
+    "knows one owner for all sessions and looks none up."
 )
 FRAME_LEN: Final = programs.FRAME_BYTES
 STEADY_S: Final = 20.0  # testpmd takes two seconds to start; a loaded machine longer

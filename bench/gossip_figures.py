@@ -10,7 +10,20 @@ from typing import Any, Final
 
 Row = dict[str, Any]
 
-SHOWN: Final = ("what", "case", "value", "unit", "target", "peer", "theirs", "ratio", "p50", "p99", "p999", "max")
+SHOWN: Final = (
+    "what",
+    "case",
+    "value",
+    "unit",
+    "target",
+    "peer",
+    "theirs",
+    "ratio",
+    "p50",
+    "p99",
+    "p999",
+    "max",
+)
 """Keys of rows that are for a terminal; the file has all."""
 SHARES: Final = (("p50", 0.50), ("p99", 0.99), ("p999", 0.999), ("max", 1.0))
 
