@@ -96,7 +96,7 @@ def enter(opened: socket.socket, portions: list[bytes]) -> None:
     """Enters states flat out; the kernel takes each portion within the call."""
     for portion in portions:
         opened.send(portion)
-    check(opened)
+        check(opened)
 
 
 def missing() -> str | None:

@@ -50,6 +50,7 @@ SECTIONS: Final[dict[str, Section]] = {
         "cache. Only endings that leave the frame as it is can be repeated.",
     ),
     "forward": Section("Forwarding over a veth", "python -m bench forward", BOUND_BY_VETH),
+    "sweep": Section("Settings of the AF_XDP loop", "python -m bench sweep", BOUND_BY_VETH),
     "formats": Section("Tunnel formats", "python -m bench formats", BOUND_BY_VETH),
     "overhead": Section(
         "What the host's own traffic pays",
