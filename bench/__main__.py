@@ -62,7 +62,10 @@ def wide_console() -> Console:
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     """The rows as a table, and what bounds them."""
     table = Table(title=name)
-    keys = [key for row in rows for key in row if key not in PROSE and key not in DETAILS]
+    hidden = {*PROSE, *DETAILS}
+    if len({row.get("queues") for row in rows}) > 1:
+        hidden.discard("queues")  # else rows would look alike
+    keys = [key for row in rows for key in row if key not in hidden]
     keys = list(dict.fromkeys(keys))
     if name == "gossip":  # each of its parts has keys of its own
         keys = [key for key in gossip_figures.SHOWN if key in keys]

@@ -47,6 +47,17 @@ COMPARISONS: Final = (
     ("ours-xdp-vxlan", "kernel-vxlan"),
     ("ours-xsk-vxlan", "kernel-vxlan-rps"),
 )
+TWO_QUEUE_COMPARISONS: Final = (
+    ("ours-xdp", "xdp-macswap"),
+    ("ours-xsk", "testpmd"),
+    (LOOP, "testpmd"),
+)
+BOUND_BY_TWO: Final = (
+    "Two queues: two senders, each on a CPU with a queue, so that a veth's NAPI, the XDP program "
+    "and the sink run on both. On two cores the AF_XDP loops, one a queue, share these with the "
+    "senders: what two queues gain the senders lose, and only the ratio to a peer says something."
+)
+TWO_QUEUES: Final = tuple(one for one in FORWARDERS if one.name != "xdpsock-like")  # it has one
 ALL: Final = (
     *FORWARDERS,
     tunnelling("ours-xdp-vxlan", "vxlan", plane="xdp"),
@@ -94,13 +105,15 @@ class Measured:
 class Bench:
     """One run: the places, the programs and who is measured on which CPU."""
 
-    def __init__(self, world: World, seed: int, effort: Effort) -> None:
+    def __init__(
+        self, world: World, seed: int, effort: Effort, senders: Sequence[int] = ()
+    ) -> None:
         self.effort = effort
         self.seed = seed
         cpus = sorted(os.sched_getaffinity(0))
-        traffic = programs.load("traffic")
-        self.link = Link(world, traffic, cpus[0])
-        self.setting = Setting(world, traffic, cpus[-1], effort.sessions)
+        traffic = [programs.load("traffic") for _ in senders or cpus[:1]]
+        self.link = Link(world, traffic, senders or cpus[:1])
+        self.setting = Setting(world, traffic[0], cpus[-1], effort.sessions, tuple(senders))
 
     @contextmanager
     def running(self, forwarder: Forwarder) -> Iterator[Running]:
@@ -157,7 +170,8 @@ class Bench:
     def _inside(self, running: Running) -> tuple[int, int]:
         """Frames that the forwarder's XDP program saw, by the kernel's count; and how many of
         them were dropped by a counter's name or found the sender's ring full."""
-        entered = self.link.device_statistics()["rx_queue_0_xdp_packets"]
+        counted = self.link.device_statistics()
+        entered = sum(counted[f"rx_queue_{queue}_xdp_packets"] for queue in range(self.link.queues))
         return entered, running.drops() + self.link.tx_dropped()
 
 
@@ -190,13 +204,15 @@ def cpu_times(mine: Measured, peer: Measured) -> dict[str, float]:
     }
 
 
-def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) -> dict[str, Any]:
+def row(
+    ours: str, theirs: str, results: dict[str, Measured], effort: Effort, queues: int = 1
+) -> dict[str, Any]:
     """One comparison."""
     mine, peer = results[ours], results[theirs]
     fixed = {
         "plane": ours.split("-")[1],
         "forwarder": ours,
-        "queues": 1,
+        "queues": queues,
         "frame_len": FRAME_LEN,
         "entries": effort.sessions,
         "peer": theirs,
@@ -241,14 +257,46 @@ def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) ->
     }
 
 
+def two_senders() -> tuple[int, ...] | None:
+    """CPUs whose frames come to different queues of two; None: there are no such CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    other = next((cpu for cpu in cpus[1:] if cpu % 2 != cpus[0] % 2), None)
+    return None if other is None else (cpus[0], other)
+
+
+def by_queues(
+    world: World, progress: Progress, seed: int, effort: Effort, senders: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
+    """The comparisons by one queue, or by one for each of several senders."""
+    chosen, pairs = (TWO_QUEUES, TWO_QUEUE_COMPARISONS) if senders else (ALL, COMPARISONS)
+    results = measure(Bench(world, seed, effort, senders), progress, chosen)
+    whole = results["ours-xsk"]
+    results[LOOP] = replace(whole, returned=whole.looped)
+    queues = len(senders) or 1
+    bound_by = BOUND_BY if queues == 1 else BOUND_BY_TWO
+    return [
+        {**row(ours, theirs, results, effort, queues), "bound_by": bound_by}
+        for ours, theirs in pairs
+    ]
+
+
+def without_two(effort: Effort) -> list[dict[str, Any]]:
+    """The rows by two queues where they cannot be measured."""
+    missing = Measured(missing="two senders need an even and an odd CPU")
+    results = {name: missing for pair in TWO_QUEUE_COMPARISONS for name in pair}
+    return [
+        {**row(*pair, results, effort, 2), "bound_by": BOUND_BY_TWO}
+        for pair in TWO_QUEUE_COMPARISONS
+    ]
+
+
 def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     """A row for each comparison; `seed` chooses the order of the sessions."""
     effort = effort or Effort()
     with World(SENDER, HOST) as world, Progress(transient=True) as progress:
         world.ip(HOST, f"addr add {VIP}/32 dev lo")
-        results = measure(Bench(world, seed, effort), progress)
-    whole = results["ours-xsk"]
-    results[LOOP] = replace(whole, returned=whole.looped)
-    return [
-        {**row(ours, theirs, results, effort), "bound_by": BOUND_BY} for ours, theirs in COMPARISONS
-    ]
+        rows = by_queues(world, progress, seed, effort)
+        senders = two_senders()
+        if senders:
+            return rows + by_queues(world, progress, seed, effort, senders)
+    return rows + without_two(effort)
