@@ -119,7 +119,8 @@ def row(variant: Variant, results: dict[str, Measured], effort: Effort) -> dict[
     """One setting beside the defaults."""
     mine, defaults = results[variant.name], results[DEFAULTS]
     fixed = {
-        "what": variant.name,
+        "what": "loop",
+        "variant": variant.name,
         "queues": 1,
         "frame_len": FRAME_LEN,
         "entries": effort.sessions,

@@ -47,7 +47,7 @@ def test_a_kernel_without_vxlan_is_a_note_and_no_figure(monkeypatch: pytest.Monk
 
 def test_each_setting_of_the_loop_is_compared_with_the_defaults() -> None:
     rows = sweep.run(3, forward.QUICK)
-    assert [row["what"] for row in rows] == [
+    assert [row["variant"] for row in rows] == [
         "defaults again", "burst 8", "burst 16", "burst 32", "busy_poll on", "need_wakeup off",
     ]  # fmt: skip
     for row in rows:
@@ -55,7 +55,7 @@ def test_each_setting_of_the_loop_is_compared_with_the_defaults() -> None:
         if not row.get("note"):
             assert row["value"] > 0, "the loop itself ended frames"
             assert row["theirs"] > 0
-    assert not any(row.get("note") for row in rows if row["what"] != "busy_poll on")
+    assert not any(row.get("note") for row in rows if row["variant"] != "busy_poll on")
     assert (dataplane.XskLoop, xsk_plane.XskSocket) == (XskLoop, XskSocket), "as they were"
 
 

@@ -43,6 +43,7 @@ ROWS: dict[str, list[Row]] = {
     "xdp": [{"what": "no service", "unit": "ns per packet", "value": 31.5, "min": 31, "max": 33}],
     "forward": [forward_row(samples(2, 1), samples(4, 2))],
     "formats": [forward_row(samples(3, 1), samples(4, 2))],
+    "sweep": [{**overhead_row(), "what": "loop", "variant": "burst 8", "peer": "defaults"}],
     "overhead": [overhead_row()],
     "gossip": gossip_rows(),
     "micro": [
