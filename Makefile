@@ -11,7 +11,7 @@ DEBIAN_BUILD := gcc clang libbpf-dev libxdp-dev libelf-dev linux-libc-dev python
 DEBIAN_RUN := bpftool iproute2 procps util-linux nginx-light haproxy ethtool nftables libpcap0.8
 DEBIAN_TEST := libclang-rt-14-dev wrk tshark
 DEBIAN_BENCH := dpdk-dev librte-net-af-xdp23 librte-mempool-ring23 libdpdk-dev libcuckoo-dev \
-	pkg-config valgrind
+	pkg-config valgrind conntrackd
 
 NATIVE_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/bpf/*.c csrc/bpf/*.h) \
 	$(wildcard pyxdp_gossip/_native*.p* pyxdp_gossip/_rings.p*) pyxdp_gossip/_libxdp_build.py \
@@ -85,7 +85,7 @@ bench-setup: setup
 	$(call install_debian,$(DEBIAN_BENCH))
 
 bench: bench-setup
-	for name in lookup sharing instructions xdp forward formats overhead gossip; do \
+	for name in lookup sharing instructions xdp forward sweep formats overhead gossip; do \
 		$(SUDO) $(BIN)/python -m bench $$name --json bench/results/$$name.json || exit 1; \
 	done
 	$(BIN)/python -m pytest -q bench/micro --benchmark-json=bench/results/micro.json

@@ -27,6 +27,7 @@ from bench import (
     result_file,
     scaling,
     sharing,
+    sweep,
     xdp,
 )
 from bench.result_file import DETAILS, PROSE, Result, ResultError
@@ -40,6 +41,7 @@ BENCHMARKS: Final[dict[str, Callable[..., list[dict[str, Any]]]]] = {
     "overhead": overhead.run,
     "scaling": scaling.run_command,
     "sharing": sharing.run,
+    "sweep": sweep.run,
     "xdp": xdp.run,
 }
 HELP: Final = {
@@ -51,6 +53,7 @@ HELP: Final = {
     "overhead": "What we cost the host's own traffic, through nginx.",
     "scaling": "What a host pays in a POP of any size, on paper and in the simulator.",
     "sharing": "A look-up beside a writer, beside another reader, and in a BPF map.",
+    "sweep": "Frames a second of the AF_XDP loop by burst, busy polling and wake-ups.",
     "xdp": "One packet in the XDP program; strays beside a look-up in an LRU_HASH map.",
 }
 WIDTH = 120  # for output that goes to a file or a pipe
@@ -65,7 +68,10 @@ def wide_console() -> Console:
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     """The rows as a table, and what bounds them."""
     table = Table(title=name)
-    keys = [key for row in rows for key in row if key not in PROSE and key not in DETAILS]
+    hidden = {*PROSE, *DETAILS}
+    if len({row.get("queues") for row in rows}) > 1:
+        hidden.discard("queues")  # else rows would look alike
+    keys = [key for row in rows for key in row if key not in hidden]
     keys = list(dict.fromkeys(keys))
     if name in ("gossip", "scaling"):  # each of their parts has keys of its own
         keys = [key for key in gossip_figures.SHOWN if key in keys]

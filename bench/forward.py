@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from rich.progress import Progress
 
-from bench import programs
-from bench.forwarders import FORWARDERS, Forwarder, Running, Setting
+from bench import kernel_vxlan, programs
+from bench.forwarders import FORWARDERS, Forwarder, Running, Setting, tunnelling
 from bench.link import DRAIN_S, HOST, SENDER, VIP, Link
 from bench.machine import rounded, turns
 from bench.world import World
@@ -24,7 +24,9 @@ BOUND_BY: Final = (
     "the sender (live frames, no skb) and the sink: 1/rate is sender + veth twice + program + "
     "sink, and the ratio to xdp-macswap, not the rate, judges the program (memory: 1 M sessions "
     "in random order). AF_XDP forwarders have the second core and are bound by copy mode: an skb "
-    "is made for each frame that is sent. A veth has no zero-copy."
+    "is made for each frame that is sent. A veth has no zero-copy. kernel-vxlan routes each stray "
+    "into a VXLAN device, on the sender's core as an XDP program, or by RPS on the second one; it "
+    "knows one owner for all sessions and looks none up."
 )
 FRAME_LEN: Final = programs.FRAME_BYTES
 STEADY_S: Final = 20.0  # testpmd takes two seconds to start; a loaded machine longer
@@ -42,6 +44,25 @@ COMPARISONS: Final = (
     ("ours-xsk", "xdpsock-like"),
     (LOOP, "testpmd"),
     (LOOP, "xdpsock-like"),
+    ("ours-xdp-vxlan", "kernel-vxlan"),
+    ("ours-xsk-vxlan", "kernel-vxlan-rps"),
+)
+TWO_QUEUE_COMPARISONS: Final = (
+    ("ours-xdp", "xdp-macswap"),
+    ("ours-xsk", "testpmd"),
+    (LOOP, "testpmd"),
+)
+BOUND_BY_TWO: Final = (
+    "Two queues: two senders, each on a CPU with a queue, so that a veth's NAPI, the XDP program "
+    "and the sink run on both. On two cores the AF_XDP loops, one a queue, share these with the "
+    "senders: what two queues gain the senders lose, and only the ratio to a peer says something."
+)
+TWO_QUEUES: Final = tuple(one for one in FORWARDERS if one.name != "xdpsock-like")  # it has one
+ALL: Final = (
+    *FORWARDERS,
+    tunnelling("ours-xdp-vxlan", "vxlan", plane="xdp"),
+    tunnelling("ours-xsk-vxlan", "vxlan", plane="xsk"),
+    *kernel_vxlan.FORWARDERS,
 )
 
 
@@ -84,13 +105,15 @@ class Measured:
 class Bench:
     """One run: the places, the programs and who is measured on which CPU."""
 
-    def __init__(self, world: World, seed: int, effort: Effort) -> None:
+    def __init__(
+        self, world: World, seed: int, effort: Effort, senders: Sequence[int] = ()
+    ) -> None:
         self.effort = effort
         self.seed = seed
         cpus = sorted(os.sched_getaffinity(0))
-        traffic = programs.load("traffic")
-        self.link = Link(world, traffic, cpus[0])
-        self.setting = Setting(world, traffic, cpus[-1], effort.sessions)
+        traffic = [programs.load("traffic") for _ in senders or cpus[:1]]
+        self.link = Link(world, traffic, senders or cpus[:1])
+        self.setting = Setting(world, traffic[0], cpus[-1], effort.sessions, tuple(senders))
 
     @contextmanager
     def running(self, forwarder: Forwarder) -> Iterator[Running]:
@@ -147,12 +170,13 @@ class Bench:
     def _inside(self, running: Running) -> tuple[int, int]:
         """Frames that the forwarder's XDP program saw, by the kernel's count; and how many of
         them were dropped by a counter's name or found the sender's ring full."""
-        entered = self.link.device_statistics()["rx_queue_0_xdp_packets"]
+        counted = self.link.device_statistics()
+        entered = sum(counted[f"rx_queue_{queue}_xdp_packets"] for queue in range(self.link.queues))
         return entered, running.drops() + self.link.tx_dropped()
 
 
 def measure(
-    bench: Bench, progress: Progress, forwarders: Sequence[Forwarder] = FORWARDERS
+    bench: Bench, progress: Progress, forwarders: Sequence[Forwarder] = ALL
 ) -> dict[str, Measured]:
     """All rounds of all forwarders that can run here, then the paced runs."""
     results = {forwarder.name: Measured(missing=forwarder.missing()) for forwarder in forwarders}
@@ -180,13 +204,15 @@ def cpu_times(mine: Measured, peer: Measured) -> dict[str, float]:
     }
 
 
-def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) -> dict[str, Any]:
+def row(
+    ours: str, theirs: str, results: dict[str, Measured], effort: Effort, queues: int = 1
+) -> dict[str, Any]:
     """One comparison."""
     mine, peer = results[ours], results[theirs]
     fixed = {
         "plane": ours.split("-")[1],
         "forwarder": ours,
-        "queues": 1,
+        "queues": queues,
         "frame_len": FRAME_LEN,
         "entries": effort.sessions,
         "peer": theirs,
@@ -231,14 +257,46 @@ def row(ours: str, theirs: str, results: dict[str, Measured], effort: Effort) ->
     }
 
 
+def two_senders() -> tuple[int, ...] | None:
+    """CPUs whose frames come to different queues of two; None: there are no such CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))
+    other = next((cpu for cpu in cpus[1:] if cpu % 2 != cpus[0] % 2), None)
+    return None if other is None else (cpus[0], other)
+
+
+def by_queues(
+    world: World, progress: Progress, seed: int, effort: Effort, senders: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
+    """The comparisons by one queue, or by one for each of several senders."""
+    chosen, pairs = (TWO_QUEUES, TWO_QUEUE_COMPARISONS) if senders else (ALL, COMPARISONS)
+    results = measure(Bench(world, seed, effort, senders), progress, chosen)
+    whole = results["ours-xsk"]
+    results[LOOP] = replace(whole, returned=whole.looped)
+    queues = len(senders) or 1
+    bound_by = BOUND_BY if queues == 1 else BOUND_BY_TWO
+    return [
+        {**row(ours, theirs, results, effort, queues), "bound_by": bound_by}
+        for ours, theirs in pairs
+    ]
+
+
+def without_two(effort: Effort) -> list[dict[str, Any]]:
+    """The rows by two queues where they cannot be measured."""
+    missing = Measured(missing="two senders need an even and an odd CPU")
+    results = {name: missing for pair in TWO_QUEUE_COMPARISONS for name in pair}
+    return [
+        {**row(*pair, results, effort, 2), "bound_by": BOUND_BY_TWO}
+        for pair in TWO_QUEUE_COMPARISONS
+    ]
+
+
 def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     """A row for each comparison; `seed` chooses the order of the sessions."""
     effort = effort or Effort()
     with World(SENDER, HOST) as world, Progress(transient=True) as progress:
         world.ip(HOST, f"addr add {VIP}/32 dev lo")
-        results = measure(Bench(world, seed, effort), progress)
-    whole = results["ours-xsk"]
-    results[LOOP] = replace(whole, returned=whole.looped)
-    return [
-        {**row(ours, theirs, results, effort), "bound_by": BOUND_BY} for ours, theirs in COMPARISONS
-    ]
+        rows = by_queues(world, progress, seed, effort)
+        senders = two_senders()
+        if senders:
+            return rows + by_queues(world, progress, seed, effort, senders)
+    return rows + without_two(effort)

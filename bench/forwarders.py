@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -67,6 +67,7 @@ class Setting:
 
     Attributes:
         cpu: of a forwarder with a thread of its own; an XDP program runs where its NAPI does.
+        cpus: of a forwarder with a thread for each queue, if there are several.
         sessions: a power of two, as many as the sender has.
     """
 
@@ -74,6 +75,12 @@ class Setting:
     traffic: BpfObject
     cpu: int
     sessions: int
+    cpus: tuple[int, ...] = ()
+
+    @property
+    def queues(self) -> int:
+        """Of the forwarder's interface."""
+        return len(self.cpus) or 1
 
 
 Start = Callable[[Setting], AbstractContextManager[Running]]
@@ -128,14 +135,16 @@ def _process(setting: Setting, name: str, argv: list[str]) -> Iterator[Running]:
 
 
 def testpmd(setting: Setting) -> AbstractContextManager[Running]:
-    """DPDK's testpmd over net_af_xdp. Both of its threads on one CPU: the first one sleeps."""
-    cpu = setting.cpu
+    """DPDK's testpmd over net_af_xdp. Its first thread sleeps; the others have a CPU each."""
+    cpus, queues = setting.cpus or (setting.cpu,), setting.queues
+    lcores = ",".join(f"{number}@{cpu}" for number, cpu in enumerate(cpus, 1))
     argv = [
         "env", f"RUNTIME_DIRECTORY={setting.world.folder}",  # else it leaves files in /run/dpdk
-        "dpdk-testpmd", f"--lcores=0@{cpu},1@{cpu}", "--no-pci", "--no-huge", "-m", "512",
+        "dpdk-testpmd", f"--lcores=0@{cpus[-1]},{lcores}", "--no-pci", "--no-huge", "-m", "512",
         "--iova-mode=va", "--no-shconf", "--no-telemetry",
-        f"--vdev=net_af_xdp0,iface={HOST_DEVICE},start_queue=0,queue_count=1",
-        "--", "--forward-mode=macswap", "--auto-start", "--nb-cores=1", "--stats-period=3600",
+        f"--vdev=net_af_xdp0,iface={HOST_DEVICE},start_queue=0,queue_count={queues}",
+        "--", "--forward-mode=macswap", "--auto-start", f"--nb-cores={queues}",
+        f"--rxq={queues}", f"--txq={queues}", "--stats-period=3600",
         "--total-num-mbufs=16384",  # four times what its rings hold; the default wants 340 MB
     ]  # fmt: skip
     return _process(setting, "testpmd", argv)
@@ -226,12 +235,13 @@ def ours(extra: dict[str, Any], version: int = 4) -> Start:
         world = setting.world
         with contextlib.ExitStack() as stack:
             stack.enter_context(world.call(HOST, socket.create_server, (str(VIP), PORT)))
-            plane = Dataplane(settings(world, setting.sessions, extra, version))
+            chosen = {"cpus": setting.cpus, **extra} if extra.get("plane") == "xsk" else extra
+            plane = Dataplane(settings(world, setting.sessions, chosen, version))
             world.call(HOST, plane.open)
             stack.callback(plane.close)
             stack.callback(world.call, HOST, plane.detach)
             fill(plane, setting.sessions)
-            world.call(HOST, _attach, plane, setting.cpu)
+            world.call(HOST, _attach, plane, setting.cpus or (setting.cpu,))
 
             def drops() -> int:
                 found = plane.statistics()
@@ -245,9 +255,9 @@ def ours(extra: dict[str, Any], version: int = 4) -> Start:
     return start
 
 
-def _attach(plane: Dataplane, cpu: int) -> None:
-    """Attaches the programs; threads that this starts inherit the CPU of the calling one."""
-    os.sched_setaffinity(0, {cpu})
+def _attach(plane: Dataplane, cpus: Sequence[int]) -> None:
+    """Attaches the programs; threads that this starts inherit the CPUs of the calling one."""
+    os.sched_setaffinity(0, set(cpus))
     plane.attach_packets()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bench import gossip_codec, gossip_join, gossip_latency, gossip_life, gossip_stream
+from bench import conntrackd, gossip_codec, gossip_join, gossip_latency, gossip_life, gossip_stream
 from bench.gossip_figures import Effort, Row
 
 Measure = Callable[[Effort, int], list[Row]]
@@ -25,6 +25,7 @@ PARTS: Final[dict[str, Measure]] = {
     "death": gossip_life.death,
     "join": gossip_join.join,
     "idle": gossip_life.idle,
+    "conntrackd": conntrackd.conntrackd,
 }
 NEEDS_ROOT: Final = frozenset(PARTS) - {"apply", "encode"}
 SECONDS_A_MINUTE: Final = 60.0

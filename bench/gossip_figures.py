@@ -10,7 +10,20 @@ from typing import Any, Final
 
 Row = dict[str, Any]
 
-SHOWN: Final = ("what", "case", "value", "unit", "target", "p50", "p99", "p999", "max")
+SHOWN: Final = (
+    "what",
+    "case",
+    "value",
+    "unit",
+    "target",
+    "peer",
+    "theirs",
+    "ratio",
+    "p50",
+    "p99",
+    "p999",
+    "max",
+)
 """Keys of rows that are for a terminal; the file has all."""
 SHARES: Final = (("p50", 0.50), ("p99", 0.99), ("p999", 0.999), ("max", 1.0))
 
@@ -30,6 +43,7 @@ class Effort:
         joined: sessions that a POP has when another host joins it.
         live_s: how long sessions are opened around the join.
         idle_hosts: sizes of the POP at rest.
+        tracked: states that conntrackd, and we, carry to another host at once.
     """
 
     hosts: int = 8
@@ -47,6 +61,7 @@ class Effort:
     live_s: float = 20.0
     idle_hosts: tuple[int, int] = (4, 20)
     idle_s: float = 10.0
+    tracked: int = 100_000
 
 
 QUICK: Final = Effort(
@@ -65,6 +80,7 @@ QUICK: Final = Effort(
     live_s=4.0,
     idle_hosts=(2, 3),
     idle_s=0.5,
+    tracked=2_000,
 )
 
 

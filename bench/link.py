@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -62,7 +62,7 @@ class Counts:
 
     Attributes:
         at_s: when, on the monotonic clock.
-        cpu_s: CPU time of the sending thread; an XDP forwarder's and the sink's is in it.
+        cpu_s: CPU time of the sending threads; an XDP forwarder's and the sink's is in it.
         sent: frames that the sender redirected into the veth.
         good: frames that came back as they should.
         other: anything else that came back.
@@ -75,18 +75,77 @@ class Counts:
     other: int
 
 
-class Link:
-    """A fresh veth pair, the sender's program and a sink at the sender's end."""
+class Sender:
+    """What sends from one CPU, by a program and a state of its own."""
 
     def __init__(self, world: World, traffic: BpfObject, cpu: int) -> None:
-        self.world = world
-        self._traffic = traffic
+        self._world = world
         self._cpu = cpu
         self._program = traffic.program_fd("bench_send")
         self._sending: mmap.mmap = traffic.maps["sending"].memory()
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._clock: int | None = None
+
+    def prepare(self, packed: bytes) -> None:
+        """A struct sending: what it sends from now on."""
+        self._sending[: SENDING.size] = packed
+
+    @property
+    def sent(self) -> int:
+        """Frames since `prepare`."""
+        return int.from_bytes(self._sending[: PER_CPU.size], "little")
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of its thread; 0 while there is none."""
+        if self._thread is None or self._thread.ident is None:
+            return 0.0
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+
+    def start(self, interval_ns: int) -> None:
+        """Flat out, or with so long between two frames."""
+        self._sending[8:16] = interval_ns.to_bytes(8, "little")
+        self._stopping.clear()
+        self._failure = None
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns once it has ended; raises what made it fail."""
+        thread, self._thread = self._thread, None
+        self._stopping.set()
+        while thread and thread.is_alive():  # again, should it come between two system calls
+            signal.pthread_kill(thread.ident or 0, INTERRUPT)
+            thread.join(INTERRUPT_AGAIN_S)
+        if self._failure:
+            raise self._failure
+
+    def _send(self) -> None:
+        try:
+            enter(self._world.namespace(SENDER))
+            os.sched_setaffinity(0, {self._cpu})
+            while not self._stopping.is_set():
+                with contextlib.suppress(InterruptedError):
+                    programs.run_live(self._program, CHUNK)
+        except BaseException as failure:
+            self._failure = failure
+
+
+class Link:
+    """A fresh veth pair, the senders' programs and a sink at the senders' end.
+
+    Args:
+        traffic: an object for each sender; the first one's sinks count.
+        cpus: of the senders. A frame's RX queue is its sender's CPU modulo the queues, of which
+            there are as many.
+    """
+
+    def __init__(self, world: World, traffic: Sequence[BpfObject], cpus: Sequence[int]) -> None:
+        self.world = world
+        self._traffic = traffic[0]
+        self.queues = len(cpus)
+        self._senders = [Sender(world, one, cpu) for one, cpu in zip(traffic, cpus, strict=True)]
         signal.signal(INTERRUPT, lambda *_: None)  # a signal without a handler interrupts nothing
 
     @contextmanager
@@ -98,8 +157,9 @@ class Link:
         """
         world = self.world
         host = world.namespace(HOST)
-        pair = f"link add {SENDER_DEVICE} address {SENDER_MAC.hex(':')} mtu {LINK_MTU} type veth"
-        peer = f"peer name {HOST_DEVICE} address {HOST_MAC.hex(':')} mtu {LINK_MTU} netns {host}"
+        like = f"mtu {LINK_MTU} numtxqueues {self.queues} numrxqueues {self.queues}"
+        pair = f"link add {SENDER_DEVICE} address {SENDER_MAC.hex(':')} {like} type veth"
+        peer = f"peer name {HOST_DEVICE} address {HOST_MAC.hex(':')} {like} netns {host}"
         world.ip(SENDER, f"{pair} {peer}")
         try:
             for short, device in ((SENDER, SENDER_DEVICE), (HOST, HOST_DEVICE)):
@@ -121,9 +181,9 @@ class Link:
         shift = 32 - (sessions.bit_length() - 1)
         state = seed * 2654435761 & 0xFFFFFFFF
         first = int(FIRST_CLIENT)
-        self._sending[: SENDING.size] = SENDING.pack(
-            0, 0, 0, ifindex, state, shift, first, ip_sum, 0, frame
-        )
+        for number, sender in enumerate(self._senders):
+            begin = state + number & 0xFFFFFFFF
+            sender.prepare(SENDING.pack(0, 0, 0, ifindex, begin, shift, first, ip_sum, 0, frame))
         want = EXPECTED.pack(SENDER_MAC, outer_len, VIP.packed)
         self._traffic.maps["expected"].update(bytes(4), want)
         empty = bytes(PER_CPU.size * possible_cpus())
@@ -134,8 +194,8 @@ class Link:
         """What was counted up to now."""
         sunk = []
         at_s = time.monotonic()
-        cpu_s = time.clock_gettime(self._clock) if self._clock is not None else 0.0
-        (sent,) = PER_CPU.unpack_from(self._sending)
+        cpu_s = sum(sender.cpu_s for sender in self._senders)
+        sent = sum(sender.sent for sender in self._senders)
         for which in (0, 1):
             size = PER_CPU.size * possible_cpus()
             values = self._traffic.maps["sunk"].lookup(which.to_bytes(4, "little"), size)
@@ -144,34 +204,13 @@ class Link:
 
     @contextmanager
     def sending(self, rate_pps: float | None) -> Iterator[None]:
-        """Sends flat out, or at a rate, from a thread of its own."""
-        interval_ns = int(1e9 / rate_pps) if rate_pps else 0
-        self._sending[8:16] = interval_ns.to_bytes(8, "little")
-        self._stopping.clear()
-        self._failure = None
-        thread = threading.Thread(target=self._send)
-        thread.start()
-        self._clock = time.pthread_getcpuclockid(thread.ident or 0)
-        try:
+        """Sends flat out, or at a rate in all, from a thread for each queue."""
+        interval_ns = int(1e9 * self.queues / rate_pps) if rate_pps else 0
+        with contextlib.ExitStack() as stack:
+            for sender in self._senders:
+                stack.callback(sender.stop)
+                sender.start(interval_ns)
             yield
-        finally:
-            self._clock = None
-            self._stopping.set()
-            while thread.is_alive():  # again, should the signal come between two system calls
-                signal.pthread_kill(thread.ident or 0, INTERRUPT)
-                thread.join(INTERRUPT_AGAIN_S)
-        if self._failure:
-            raise self._failure
-
-    def _send(self) -> None:
-        try:
-            enter(self.world.namespace(SENDER))
-            os.sched_setaffinity(0, {self._cpu})
-            while not self._stopping.is_set():
-                with contextlib.suppress(InterruptedError):
-                    programs.run_live(self._program, CHUNK)
-        except BaseException as failure:
-            self._failure = failure
 
     def device_statistics(self) -> dict[str, int]:
         """The kernel's own counters of the forwarder's interface (`ethtool -S`)."""

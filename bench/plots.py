@@ -355,6 +355,14 @@ PLOTS: Final[dict[str, tuple[Plot, ...]]] = {
             "formats", f"Frames given back, by plane and tunnel format. {RANGE}", _compared, pairs
         ),
     ),
+    "sweep": (
+        Plot(
+            "sweep",
+            f"The AF_XDP loop by its settings, beside the defaults. {RANGE}",
+            _ratio,
+            ratios,
+        ),
+    ),
     "overhead": (
         Plot("overhead", f"The host's traffic beside what is lighter. {RANGE}", _ratio, ratios),
     ),

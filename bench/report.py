@@ -55,6 +55,7 @@ SECTIONS: Final[dict[str, Section]] = {
         "cache; cache lines, where many are.",
     ),
     "forward": Section("Forwarding over a veth", "python -m bench forward", BOUND_BY_VETH),
+    "sweep": Section("Settings of the AF_XDP loop", "python -m bench sweep", BOUND_BY_VETH),
     "formats": Section("Tunnel formats", "python -m bench formats", BOUND_BY_VETH),
     "overhead": Section(
         "What the host's own traffic pays",

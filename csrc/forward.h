@@ -29,7 +29,7 @@ struct xg_frame {
 	uint8_t *data;
 	uint32_t len;
 	uint32_t headroom;
-	uint32_t beyond;	/* bytes of it in further buffers, which the forwarder does not see */
+	uint32_t beyond;	/* bytes of it in further buffers, which are not seen here */
 	uint32_t ending;	/* enum xg_counter; its action is in stats.h */
 	uint16_t outer_len;	/* bytes of outer headers that were written; 0: none */
 	uint16_t copy_from;	/* first place in the flood list that still has to get a copy */

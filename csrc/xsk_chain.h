@@ -40,10 +40,11 @@ static inline bool xg_chain_is_open(const struct xg_chain *chain)
 static inline uint32_t xg_receivable(struct xg_xsk_loop *loop)
 {
 	uint32_t held = loop->chain.count;
-	uint32_t room = xsk_prod_nb_free(loop->rings.tx, XG_BURST + held);
+	uint32_t burst = loop->rings.burst;
+	uint32_t room = xsk_prod_nb_free(loop->rings.tx, burst + held);
 
 	room = room > held ? room - held : 0;
-	return room < XG_BURST ? room : XG_BURST;
+	return room < burst ? room : burst;
 }
 
 static inline void xg_give_back(struct xg_xsk_loop *loop, const struct xg_buffer *buffers,

@@ -46,7 +46,8 @@ static bool is_sound(const struct xg_loop_rings *rings)
 	    (rings->buffers > XG_BUFFERS_MAX || rings->buffers >= rings->tx->size))
 		return false;
 	return rings->frame_size && !(rings->frame_size & (rings->frame_size - 1)) &&
-	       rings->frames > receive_max && rings->driver_frames < receive_max;
+	       rings->frames > receive_max && rings->driver_frames < receive_max &&
+	       rings->burst <= XG_BURST;
 }
 
 int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *rings,
@@ -69,6 +70,8 @@ int xg_xsk_loop_create(struct xg_xsk_loop **made, const struct xg_loop_rings *ri
 		goto free_stack;
 	}
 	loop->rings = *rings;
+	if (!loop->rings.burst)
+		loop->rings.burst = XG_BURST;
 	loop->forwarder = *forwarder;
 	loop->forwarder.cannot_pass = 1;
 	loop->forwarder.reads_notes = 1;
@@ -169,7 +172,9 @@ void xg_loop_kick(struct xg_xsk_loop *loop)
 	uint32_t before;
 
 	loop->kick_pending = false;
-	if (loop->rings.fd < 0 || (!loop->rings.busy_poll && !xsk_ring_prod__needs_wakeup(tx)))
+	if (loop->rings.fd < 0)
+		return;
+	if (!loop->rings.busy_poll && !loop->rings.always_kick && !xsk_ring_prod__needs_wakeup(tx))
 		return;
 	for (int i = 0; i < KICKS_A_TURN; i++) {
 		before = __atomic_load_n(tx->consumer, __ATOMIC_ACQUIRE);

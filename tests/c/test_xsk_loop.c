@@ -317,6 +317,35 @@ static void test_each_host_of_the_flood_list_gets_one_copy(uint32_t group)
 	destroy(&forwarder);
 }
 
+/* The benchmark's burst: so many frames a turn, and then the rest. */
+static void test_a_smaller_burst_is_taken_turn_by_turn(void)
+{
+	struct xg_forwarder forwarder = make();
+	struct kernel *k = make_kernel();
+	struct xg_loop_rings rings = {
+		.fill = &k->fill_user, .completion = &k->completion_user, .rx = &k->rx_user,
+		.tx = &k->tx_user, .umem = k->umem, .first_frame = FIRST, .frames = FRAMES,
+		.frame_size = CHUNK, .fd = -1, .burst = 8,
+	};
+	struct shape s = tcp(4, OWNER_2, ACK);
+	struct xg_xsk_loop *loop;
+	uint8_t bytes[FRAME_MAX];
+	uint32_t len = build(&s, bytes);
+
+	assert(xg_xsk_loop_create(&loop, &rings, &forwarder, &k->queue) == 0);
+	xg_xsk_loop_refill(loop);
+	for (int i = 0; i < 20; i++)
+		assert(hand_over(k, bytes, len));
+	assert(xg_xsk_loop_turn(loop) == 8);
+	assert(xg_xsk_loop_turn(loop) == 8);
+	assert(xg_xsk_loop_turn(loop) == 4);
+	assert_frames_add_up(loop);
+	xg_xsk_loop_destroy(loop);
+	free(k->umem);
+	free(k);
+	destroy(&forwarder);
+}
+
 static void test_rings_that_cannot_work_are_refused(void)
 {
 	struct xg_forwarder forwarder = make();
@@ -334,6 +363,9 @@ static void test_rings_that_cannot_work_are_refused(void)
 	bad = good;
 	bad.driver_frames = RING;
 	assert(xg_xsk_loop_create(&loop, &bad, &forwarder, &k->queue) == -EINVAL);
+	bad = good;
+	bad.burst = XG_BURST + 1;
+	assert(xg_xsk_loop_create(&loop, &bad, &forwarder, &k->queue) == -EINVAL);
 	assert(loop == NULL);
 	free(k->umem);
 	free(k);
@@ -348,6 +380,7 @@ int main(void)
 	test_each_host_of_the_flood_list_gets_one_copy(FLOOD);
 	test_each_host_of_the_flood_list_gets_one_copy(XG_NO_TEMPLATE);
 	test_what_vanishes_on_its_way_is_counted_as_lost();
+	test_a_smaller_burst_is_taken_turn_by_turn();
 	test_rings_that_cannot_work_are_refused();
 	puts("ok");
 	return 0;

@@ -109,11 +109,13 @@ def test_turns_are_even_and_go_back_and_forth() -> None:
 
 def test_forwarders_give_back_what_was_sent_and_ours_loses_nothing() -> None:
     rows = forward.run(3, forward.QUICK)
-    assert {(row["forwarder"], row["peer"]) for row in rows} == set(forward.COMPARISONS)
+    expected = {(1, *pair) for pair in forward.COMPARISONS}
+    expected |= {(2, *pair) for pair in forward.TWO_QUEUE_COMPARISONS}
+    assert {(row["queues"], row["forwarder"], row["peer"]) for row in rows} == expected
     for row in rows:
         assert_compared(row)
         assert row["plane"] in ("xdp", "xsk")
-        assert (row["queues"], row["frame_len"]) == (1, 60)
+        assert row["frame_len"] == 60
         assert row["entries"] == forward.QUICK.sessions
         if row["ratio"]:
             assert row["paced_returned"] > 0
@@ -152,6 +154,11 @@ GOSSIP_ROWS = {
     "death": ["median <= 500 ms, p99 <= 800 ms", "0"],
     "join": ["<= 0.4 s", "<= 100 MB"],
     "idle": ["<= 3 % at 100 hosts"],
+    "conntrackd": [
+        *["faster than conntrackd"] * 2,
+        *["less than conntrackd"] * 6,
+        *["faster than conntrackd"] * 2,
+    ],
 }
 """What is measured of the gossip, and the targets of its rows."""
 

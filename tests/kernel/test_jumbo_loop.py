@@ -61,9 +61,7 @@ def long_stray(family: int, size: int = PAYLOAD) -> bytes:
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("size", [3700, 3840, 3850, 7600, 7680, 8000, PAYLOAD])
-def test_the_loop_sends_a_stray_of_several_buffers(
-    link: JumboLink, family: int, size: int
-) -> None:
+def test_the_loop_sends_a_stray_of_several_buffers(link: JumboLink, family: int, size: int) -> None:
     before = link.host.plane.statistics()
     frame = long_stray(family, size)
     link.far.send(frame)

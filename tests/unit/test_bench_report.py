@@ -55,6 +55,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "forward": [forward_row(samples(2, 1), samples(4, 2))],
     "formats": [forward_row(samples(3, 1), samples(4, 2))],
+    "sweep": [{**overhead_row(), "what": "loop", "variant": "burst 8", "peer": "defaults"}],
     "overhead": [overhead_row()],
     "gossip": gossip_rows(),
     "micro": [
