@@ -47,7 +47,10 @@ def _link(objects: list[Path], target: Path) -> Path:
 
 def _digest() -> str:
     """Of all that is compiled."""
-    files = (*sorted(CSRC.rglob("*.[ch]")), *sorted((ROOT / "pyxdp_gossip").glob("_native*.p[yx]*")))
+    files = (
+        *sorted(CSRC.rglob("*.[ch]")),
+        *sorted((ROOT / "pyxdp_gossip").glob("_native*.p[yx]*")),
+    )
     found = hashlib.sha256("\n".join(FLAGS + (sys.version,)).encode())
     for path in files:
         found.update(f"{path.name}\n".encode() + path.read_bytes())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Any bytes as a frame: forwarder and explanation agree; under sanitizers in test_sanitized_native."""
+"""Any bytes as a frame: forwarder and explanation end alike, under sanitizers too."""
 
 from __future__ import annotations
 
