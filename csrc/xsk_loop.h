@@ -53,7 +53,7 @@ struct xg_loop_frames {
 
 struct xg_xsk_loop;
 
-#define XG_BUFFERS_MAX 17	/* of one frame: what a packet of the kernel may have, MAX_SKB_FRAGS */
+#define XG_BUFFERS_MAX 17	/* of one frame: MAX_SKB_FRAGS of the kernel, as built by default */
 
 /* Makes a loop. `forwarder` is copied; its counters become the queue's, and what a predecessor
  * left unread is counted as lost. -EINVAL: frames or sizes; -ENOMEM. */

@@ -148,6 +148,7 @@ def session_hash(hash_key not None, key not None):
 include "_native_table.pxi"
 
 
+include "_native_block.pxi"
 include "_native_log.pxi"
 include "_native_quic.pxi"
 include "_native_packets.pxi"

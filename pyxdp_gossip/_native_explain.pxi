@@ -104,13 +104,12 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     cdef xg_explanation found
     cdef xg_frame one
     cdef bytes given = bytes(frame)
-    cdef bytearray room = bytearray(128) + given
-    cdef u8 *data = room
+    cdef Block block = Block(128, given)
     if kernel_knows is not None:
         answer = XG_KERNEL_KNOWS if kernel_knows else XG_KERNEL_UNKNOWN
-    one.data = data + 128
+    one.data = block.content
     one.headroom, one.beyond = 128, 0
-    one.len = <u32>(len(room) - 128)
+    one.len = <u32>len(given)
     one.pieces = 0
     forwarder._forwarder.spare_frames = FRAMES_WITHOUT_END
     xg_explain(&forwarder._forwarder, &one, answer, &found)
@@ -149,23 +148,23 @@ def apply_template(template not None, frame not None, u8 mark=0):
     cdef const u8[::1] view = octets(frame)
     cdef const xg_template *tmpl
     cdef xg_packet packet
-    cdef bytearray out
-    cdef u8 *data
+    cdef Block given, out
+    cdef const u8 *end
     cdef u32 length, written, inner_sum = 0
     need("template", packed.shape[0], sizeof(xg_template))
     tmpl = <const xg_template *>&packed[0]
-    if not view.shape[0] or xg_parse_frame(start(view), start(view) + view.shape[0],
-                                           &packet) != XG_PARSE_OK:
+    given = Block(0, view)
+    end = given.content + view.shape[0]
+    if xg_parse_frame(given.content, end, &packet) != XG_PARSE_OK:
         raise ValueError("the frame holds no TCP or UDP packet that can be read")
     length = xg_outer_ip_len(tmpl, &packet)
     if length > tmpl.mtu:
         raise ValueError(f"the outer packet has {length} bytes, the path takes {tmpl.mtu}")
     if tmpl.flags & XG_TEMPLATE_SUM and xg_inner_sum(
-            start(view) + packet.l3_offset, start(view) + view.shape[0], &packet, &inner_sum):
+            given.content + packet.l3_offset, end, &packet, &inner_sum):
         raise ValueError("the packet has no checksum to derive the outer one from")
-    out = bytearray(tmpl.len) + view[packet.l3_offset:]
-    data = out
-    written = xg_template_apply(data, data + tmpl.len, tmpl, &packet, mark, inner_sum)
+    out = Block(tmpl.len, b"")
+    written = xg_template_apply(out.start, out.start + tmpl.len, tmpl, &packet, mark, inner_sum)
     if not written:
         raise ValueError(f"no template of this kind has {tmpl.len} bytes of headers")
-    return bytes(out)
+    return <bytes>out.start[:tmpl.len] + bytes(view[packet.l3_offset:])

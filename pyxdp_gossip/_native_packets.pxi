@@ -214,15 +214,15 @@ cdef class Forwarder:
         """
         cdef xg_frame burst[64]
         cdef Py_ssize_t count = len(frames), index
-        cdef u8 *data
-        cdef list rooms = [bytearray(128) + frame for frame in frames]
+        cdef Block block
+        cdef list blocks = [Block(128, octets(frame)) for frame in frames]
         if count > 64:
             raise ValueError(f"{count} frames, at most 64 a burst")
         for index in range(count):
-            data = rooms[index]
-            burst[index].data = data + 128
+            block = blocks[index]
+            burst[index].data = block.content
             burst[index].headroom, burst[index].beyond = 128, 0
-            burst[index].len = len(rooms[index]) - 128
+            burst[index].len = <u32>len(frames[index])
         self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, burst, count))
         return [
@@ -241,17 +241,15 @@ cdef class Forwarder:
             frame: bytes from the Ethernet header on.
         """
         cdef xg_frame whole, piece
-        cdef bytearray room = bytearray(128) + bytes(frame)
-        cdef bytearray out = bytearray(128 + len(frame))
-        cdef u8 *data = room
-        cdef u8 *written = out
+        cdef Block given = Block(128, octets(frame))
+        cdef Block out = Block(128 + len(frame), b"")
         cdef list found = []
-        whole.data, whole.headroom, whole.len = data + 128, 128, <u32>(len(room) - 128)
+        whole.data, whole.headroom, whole.len = given.content, 128, <u32>len(frame)
         whole.beyond = 0
         self._forwarder.spare_frames = FRAMES_WITHOUT_END
         check(xg_forward_burst(&self._forwarder, &whole, 1))
         while whole.pieces:
-            piece.data, piece.headroom, piece.len = written + 128, 128, <u32>len(frame)
+            piece.data, piece.headroom, piece.len = out.start + 128, 128, <u32>len(frame)
             check(xg_forward_piece(&self._forwarder, &whole, &piece))
             found.append(<bytes>piece.data[:piece.len])
         return found

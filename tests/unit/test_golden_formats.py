@@ -146,6 +146,7 @@ def test_the_table_of_formats_agrees_with_the_models() -> None:
 
 FOUR, SIX = st.ip_addresses(v=4), st.ip_addresses(v=6)
 PORT = st.integers(0, 65535)
+LONGEST = 9000 - 40 - 20 - 70  # payload, beside the largest headers in a jumbo frame
 
 
 @st.composite
@@ -163,7 +164,9 @@ def frames(draw: st.DrawFn) -> bytes:
     else:
         layers = layers / UDP(**ports)
     padding = draw(st.binary(max_size=4))
-    return bytes(Ether(dst=OWN_MAC.hex(":")) / layers / Raw(draw(st.binary(max_size=90)))) + padding
+    pattern, size = draw(st.binary(min_size=1, max_size=9)), draw(st.integers(0, LONGEST))
+    payload = (pattern * size)[:size]
+    return bytes(Ether(dst=OWN_MAC.hex(":")) / layers / Raw(payload)) + padding
 
 
 @st.composite
