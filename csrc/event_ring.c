@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
  * Reads a BPF ring buffer of struct xg_event in bursts. The layout is the kernel's: a page with
- * the consumer position, a page with the producer position, the data mapped twice in a row.
+ * the consumer position, a page with the producer position, the data. The kernel has the data a
+ * second time behind itself; mapped here too, it would count as memory of this process twice.
  */
 #include "event_ring.h"
 
@@ -39,7 +40,7 @@ int xg_event_ring_open(int fd, size_t bytes, struct xg_event_ring **out)
 		rc = -errno;
 		goto free_ring;
 	}
-	ro = mmap(NULL, ring->page + 2 * bytes, PROT_READ, MAP_SHARED, fd, (off_t)ring->page);
+	ro = mmap(NULL, ring->page + bytes, PROT_READ, MAP_SHARED, fd, (off_t)ring->page);
 	if (ro == MAP_FAILED) {
 		rc = -errno;
 		goto unmap_rw;
@@ -57,6 +58,18 @@ free_ring:
 	return rc;
 }
 
+/* `at` is a multiple of 8, and so is the ring's length: a record's header is never cut, its event
+ * may go on at the beginning. */
+static void copy_event(const struct xg_event_ring *ring, size_t at, struct xg_event *event)
+{
+	size_t begin = (at + BPF_RINGBUF_HDR_SZ) & (ring->bytes - 1);
+	size_t left = ring->bytes - begin;
+	size_t first = left < sizeof(*event) ? left : sizeof(*event);
+
+	memcpy(event, ring->data + begin, first);
+	memcpy((uint8_t *)event + first, ring->data, sizeof(*event) - first);
+}
+
 size_t xg_event_ring_read(struct xg_event_ring *ring, struct xg_event *events, size_t limit)
 {
 	uint64_t position = __atomic_load_n(ring->consumer, __ATOMIC_RELAXED);
@@ -65,15 +78,16 @@ size_t xg_event_ring_read(struct xg_event_ring *ring, struct xg_event *events, s
 	size_t count = 0;
 
 	while (position < end && count < limit) {
-		const uint8_t *record = ring->data + (position & (ring->bytes - 1));
+		size_t at = position & (ring->bytes - 1);
 		/* acquire: a record is complete once its busy bit is clear */
-		uint32_t head = __atomic_load_n((const uint32_t *)record, __ATOMIC_ACQUIRE);
+		uint32_t head = __atomic_load_n((const uint32_t *)(ring->data + at),
+						__ATOMIC_ACQUIRE);
 		uint32_t len = head & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
 
 		if (head & BPF_RINGBUF_BUSY_BIT)
 			break;
 		if (!(head & BPF_RINGBUF_DISCARD_BIT) && len == sizeof(*events))
-			memcpy(&events[count++], record + BPF_RINGBUF_HDR_SZ, sizeof(*events));
+			copy_event(ring, at, &events[count++]);
 		position += (BPF_RINGBUF_HDR_SZ + len + 7u) & ~7u;
 	}
 	/* release: the kernel may write over the records only after we have copied them */
@@ -86,6 +100,6 @@ void xg_event_ring_close(struct xg_event_ring *ring)
 	if (!ring)
 		return;
 	munmap(ring->consumer, ring->page);
-	munmap((void *)(uintptr_t)ring->producer, ring->page + 2 * ring->bytes);
+	munmap((void *)(uintptr_t)ring->producer, ring->page + ring->bytes);
 	free(ring);
 }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NONE UINT32_MAX
+#define NONE 0	/* links are index + 1, so that fresh memory is a ledger without statements */
 
 struct row {
 	__u64 key;
@@ -25,9 +25,10 @@ struct xg_ledger {
 	__u32 capacity;
 	__u32 head_mask;
 	__u32 used;
-	__u32 free;		/* the first free statement, chained by `next` */
+	__u32 fresh;		/* places from here on were never used: their pages are untouched */
+	__u32 free;		/* the first place given back, chained by `next` */
 	__u64 dropped;
-	__u32 *heads;		/* by the session's hash */
+	__u32 *heads;		/* by the session's hash; links, as all */
 	struct xg_statement *statements;
 	__u64 *service_ids;
 	__u32 services;
@@ -58,15 +59,12 @@ int xg_ledger_create(struct xg_ledger **ledger, __u32 buckets, __u32 statements)
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return -ENOMEM;
-	l->heads = malloc(heads * sizeof(*l->heads));
+	l->heads = calloc(heads, sizeof(*l->heads));
 	l->statements = calloc(statements, sizeof(*l->statements));
 	if (!l->heads || !l->statements) {
 		xg_ledger_destroy(l);
 		return -ENOMEM;
 	}
-	memset(l->heads, 0xff, heads * sizeof(*l->heads));	/* NONE */
-	for (__u32 i = 0; i < statements; i++)
-		l->statements[i].next = i + 1 < statements ? i + 1 : NONE;
 	l->buckets = buckets;
 	l->bucket_shift = 64 - log2_of(buckets);
 	l->capacity = statements;
@@ -118,6 +116,11 @@ static __u32 *head_of(const struct xg_ledger *l, const struct xg_session_id *ses
 	return &l->heads[session->hash & l->head_mask];
 }
 
+static struct xg_statement *at_link(const struct xg_ledger *l, __u32 link)
+{
+	return &l->statements[link - 1];
+}
+
 static bool is_about(const struct xg_statement *s, const struct xg_session_id *session)
 {
 	return s->session.hash == session->hash && s->session.family == session->family &&
@@ -129,9 +132,9 @@ struct xg_statement *xg_ledger_find(const struct xg_ledger *l,
 {
 	if (!l->used)
 		return NULL;
-	for (__u32 i = *head_of(l, session); i != NONE; i = l->statements[i].next)
-		if (l->statements[i].owner == owner && is_about(&l->statements[i], session))
-			return &l->statements[i];
+	for (__u32 i = *head_of(l, session); i != NONE; i = at_link(l, i)->next)
+		if (at_link(l, i)->owner == owner && is_about(at_link(l, i), session))
+			return at_link(l, i);
 	return NULL;
 }
 
@@ -143,8 +146,8 @@ struct xg_statement *xg_ledger_best(const struct xg_ledger *l,
 
 	if (!l->used)
 		return NULL;
-	for (__u32 i = *head_of(l, session); i != NONE; i = l->statements[i].next) {
-		struct xg_statement *s = &l->statements[i];
+	for (__u32 i = *head_of(l, session); i != NONE; i = at_link(l, i)->next) {
+		struct xg_statement *s = at_link(l, i);
 
 		if (s->kind == XG_SAID_CLOSED || !is_about(s, session) ||
 		    !(xg_owner_load(&owners[s->owner]).flags & XG_OWNER_ACTIVE))
@@ -160,13 +163,16 @@ int xg_ledger_keep(struct xg_ledger *l, const struct xg_statement *statement)
 	__u32 *head = head_of(l, &statement->session);
 	__u32 i = l->free;
 
-	if (i == NONE) {
+	if (i != NONE) {
+		l->free = at_link(l, i)->next;
+	} else if (l->fresh < l->capacity) {
+		i = ++l->fresh;
+	} else {
 		l->dropped++;
 		return -ENOSPC;
 	}
-	l->free = l->statements[i].next;
-	l->statements[i] = *statement;
-	l->statements[i].next = *head;
+	*at_link(l, i) = *statement;
+	at_link(l, i)->next = *head;
 	*head = i;
 	l->used++;
 	return 0;
@@ -174,11 +180,11 @@ int xg_ledger_keep(struct xg_ledger *l, const struct xg_statement *statement)
 
 void xg_ledger_remove(struct xg_ledger *l, struct xg_statement *statement)
 {
-	__u32 i = (__u32)(statement - l->statements);
+	__u32 i = (__u32)(statement - l->statements) + 1;
 	__u32 *link = head_of(l, &statement->session);
 
 	while (*link != i)
-		link = &l->statements[*link].next;
+		link = &at_link(l, *link)->next;
 	*link = statement->next;
 	statement->kind = 0;
 	statement->next = l->free;
@@ -188,7 +194,7 @@ void xg_ledger_remove(struct xg_ledger *l, struct xg_statement *statement)
 
 struct xg_statement *xg_ledger_next(const struct xg_ledger *l, __u32 *cursor)
 {
-	while (l->used && *cursor < l->capacity) {
+	while (l->used && *cursor < l->fresh) {
 		struct xg_statement *s = &l->statements[(*cursor)++];
 
 		if (s->kind)

@@ -36,7 +36,7 @@ struct xg_statement {
 	__u64 clock;		/* of the latest dated OPEN; 0: none was dated */
 	__u32 position;
 	__u32 now_ms;		/* when it was entered */
-	__u32 next;		/* index, for the ledger itself */
+	__u32 next;		/* a link, for the ledger itself */
 	__u16 owner;
 	__u8 kind;		/* enum xg_statement_kind; 0: the place is free */
 };

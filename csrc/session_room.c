@@ -42,6 +42,8 @@ static void move_entry(struct xg_session_table *t, __u32 from, __u32 to)
 		go_beyond(t, from / XG_BUCKET_ENTRIES);
 	set_key(t, to, entry_at(t, from));
 	t->cold[to] = t->cold[from];
+	if (is_evictable(meta))
+		t->times[to] = t->times[from];
 	set_meta(t, to, meta ^ (__u64)XG_META_AWAY << XG_META_FLAGS_SHIFT);
 	/* Release: the copy is there before the counter says that something moved ... */
 	__atomic_store_n(&t->header->moves, moves + 1, __ATOMIC_RELEASE);
@@ -70,10 +72,11 @@ static __u32 shift_path(struct xg_session_table *t, const struct search *search,
 static void note_evictable(const struct xg_session_table *t, struct search *search,
 			   unsigned int node, __u32 slot, __u32 now_ms)
 {
-	__u32 age_ms = now_ms - t->cold[slot].changed_at_ms;
+	__u32 age_ms;
 
 	if (!is_evictable(meta_at(t, slot)))
 		return;
+	age_ms = now_ms - t->times[slot];
 	if (search->evictable != XG_NO_SLOT && age_ms <= search->evictable_age_ms)
 		return;
 	search->evictable = slot;

@@ -14,13 +14,19 @@
 
 #include "session_table.h"
 
+/* A cold part as it is kept: 12 bytes a slot. */
+struct cold_part {
+	__u32 opened_at[2];	/* the lower half first */
+	__u32 position;
+};
+
 struct xg_session_table {
 	__u64 *memory;	/* header, then buckets; shared with readers */
 	struct xg_table_header *header;
 	const struct xg_owner_state *owners;
-	struct xg_session_cold *cold;
+	struct cold_part *cold;
+	__u32 *times;	/* changed_at_ms; untouched where nothing lingered or was marked yet */
 	size_t memory_len;
-	size_t cold_len;
 	__u32 bucket_mask;
 	__u32 key_words;	/* 1 or 3 */
 	bool own_memory;
@@ -47,6 +53,25 @@ static inline void store_meta(struct xg_session_table *t, __u32 slot, __u64 meta
 {
 	/* Release: the entry's key, and every earlier change of the table, goes first. */
 	__atomic_store_n(entry_at(t, slot) + t->key_words, meta, __ATOMIC_RELEASE);
+}
+
+/* May go when room is needed: closed already, or no session at all. */
+static inline bool is_evictable(__u64 meta)
+{
+	return (xg_meta_flags(meta) & XG_META_LINGER) || xg_meta_owner(meta) == XG_HOST_UNOWNED;
+}
+
+static inline struct xg_session_cold cold_at(const struct xg_session_table *t, __u32 slot,
+					     __u64 meta)
+{
+	const struct cold_part *part = &t->cold[slot];
+	struct xg_session_cold cold = {
+		.opened_at = (__u64)part->opened_at[1] << 32 | part->opened_at[0],
+		.position = part->position,
+		.changed_at_ms = is_evictable(meta) ? t->times[slot] : 0,
+	};
+
+	return cold;
 }
 
 /* Of the entry alone: what the word says of its bucket stays. */
@@ -86,12 +111,6 @@ static inline bool is_valid(const struct xg_session_table *t, __u64 meta)
 static inline bool is_used(__u64 meta)
 {
 	return xg_meta_flags(meta) & XG_META_USED;
-}
-
-/* May go when room is needed: closed already, or no session at all. */
-static inline bool is_evictable(__u64 meta)
-{
-	return (xg_meta_flags(meta) & XG_META_LINGER) || xg_meta_owner(meta) == XG_HOST_UNOWNED;
 }
 
 /* What is said of the entry's place is nobody's business outside the table. */

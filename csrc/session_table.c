@@ -37,6 +37,12 @@ static void *map_anonymous(size_t len)
 	return memory;
 }
 
+/* Of all cold parts, and of the times behind them. */
+static size_t cold_bytes(const struct xg_session_table *t)
+{
+	return xg_session_table_capacity(t) * (sizeof(*t->cold) + sizeof(*t->times));
+}
+
 static void format_memory(struct xg_session_table *t, int family, const __u64 hash_key[2])
 {
 	struct xg_table_header *header = t->header;
@@ -93,10 +99,10 @@ int xg_session_table_create(struct xg_session_table **table, int family, __u32 b
 	if (!t->memory)
 		goto free_table;
 	t->header = (struct xg_table_header *)t->memory;
-	t->cold_len = (size_t)buckets * XG_BUCKET_ENTRIES * sizeof(*t->cold);
-	t->cold = map_anonymous(t->cold_len);
+	t->cold = map_anonymous(cold_bytes(t));
 	if (!t->cold)
 		goto unmap_memory;
+	t->times = (__u32 *)(t->cold + xg_session_table_capacity(t));
 	if (hash_key)
 		format_memory(t, family, hash_key);
 	else if ((rc = adopt_memory(t, family)) < 0)
@@ -104,7 +110,7 @@ int xg_session_table_create(struct xg_session_table **table, int family, __u32 b
 	*table = t;
 	return 0;
 unmap_cold:
-	munmap(t->cold, t->cold_len);
+	munmap(t->cold, cold_bytes(t));
 unmap_memory:
 	if (t->own_memory)
 		munmap(t->memory, t->memory_len);
@@ -117,7 +123,7 @@ void xg_session_table_destroy(struct xg_session_table *t)
 {
 	if (!t)
 		return;
-	munmap(t->cold, t->cold_len);
+	munmap(t->cold, cold_bytes(t));
 	if (t->own_memory)
 		munmap(t->memory, t->memory_len);
 	free(t);
@@ -184,10 +190,13 @@ static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 h
 void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 {
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	const struct cold_part *cold;
 
 	prefetch_bucket(entry_at(t, first * XG_BUCKET_ENTRIES), t->key_words);
-	/* The cold parts of one bucket share a line; most sessions lie in their first bucket. */
-	__builtin_prefetch(&t->cold[(size_t)first * XG_BUCKET_ENTRIES], 1);
+	/* Most sessions lie in their first bucket, whose cold parts lie in one line or in two. */
+	cold = &t->cold[(size_t)first * XG_BUCKET_ENTRIES];
+	__builtin_prefetch(cold, 1);
+	__builtin_prefetch(cold + XG_BUCKET_ENTRIES - 1, 1);
 }
 
 __u32 xg_session_table_locate(const struct xg_session_table *t, const __u64 *key, __u64 hash)
@@ -207,7 +216,7 @@ int xg_session_table_get_at(const struct xg_session_table *t, __u32 slot, __u64 
 	if (slot == XG_NO_SLOT || !is_valid(t, meta_at(t, slot)))
 		return -ENOENT;
 	*meta = meta_at(t, slot) & ~PLACES;
-	*cold = t->cold[slot];
+	*cold = cold_at(t, slot, *meta);
 	return 0;
 }
 
@@ -257,6 +266,7 @@ int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 
 {
 	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u64 meta;
 	__u8 away;
 
 	if (claim->flags & ~XG_META_LINGER)
@@ -276,11 +286,13 @@ int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 
 		t->used++;
 	}
 	away = slot / XG_BUCKET_ENTRIES != first ? XG_META_AWAY : 0;
-	t->cold[slot].opened_at = claim->opened_at;
+	meta = xg_meta_make(xg_hash_check(hash), claim->owner, epoch, claim->flags | away);
+	t->cold[slot].opened_at[0] = (__u32)claim->opened_at;
+	t->cold[slot].opened_at[1] = claim->opened_at >> 32;
 	t->cold[slot].position = claim->position;
-	t->cold[slot].changed_at_ms = claim->now_ms;
-	set_meta(t, slot,
-		 xg_meta_make(xg_hash_check(hash), claim->owner, epoch, claim->flags | away));
+	if (is_evictable(meta))
+		t->times[slot] = claim->now_ms;
+	set_meta(t, slot, meta);
 	return 0;
 }
 
@@ -309,11 +321,9 @@ int xg_session_table_remove_at(struct xg_session_table *t, __u32 slot, const __u
 static bool is_expired(const struct xg_session_table *t, __u32 slot, __u64 meta,
 		       __u32 now_ms, __u32 linger_ms, __u32 unowned_ms)
 {
-	__u32 age_ms = now_ms - t->cold[slot].changed_at_ms;
+	bool unowned = xg_meta_owner(meta) == XG_HOST_UNOWNED;
 
-	if (xg_meta_owner(meta) == XG_HOST_UNOWNED)
-		return age_ms >= unowned_ms;
-	return (xg_meta_flags(meta) & XG_META_LINGER) && age_ms >= linger_ms;
+	return is_evictable(meta) && now_ms - t->times[slot] >= (unowned ? unowned_ms : linger_ms);
 }
 
 __u32 xg_session_table_sweep(struct xg_session_table *t, __u32 cursor, __u32 count,
@@ -360,7 +370,8 @@ void xg_session_table_renew(struct xg_session_table *t, __u32 now_ms)
 			clear_slot(t, slot);
 			continue;
 		}
-		t->cold[slot].changed_at_ms = now_ms;
+		if (is_evictable(meta))
+			t->times[slot] = now_ms;
 		epoch = xg_owner_load(&t->owners[xg_meta_owner(meta)]).epoch;
 		if (!xg_session_table_is_current(t, meta))
 			set_meta(t, slot, (meta & ~epoch_mask) | epoch << XG_META_EPOCH_SHIFT);
@@ -381,7 +392,7 @@ int xg_session_table_next_of_owner(const struct xg_session_table *t, __u64 *curs
 		if (xg_meta_owner(*meta) != owner || !is_valid(t, *meta))
 			continue;
 		memcpy(key, entry_at(t, slot), t->key_words * sizeof(*key));
-		*cold = t->cold[slot];
+		*cold = cold_at(t, slot, *meta);
 		*cursor = i + 1;
 		return 1;
 	}

@@ -29,7 +29,7 @@ struct xg_session_table;
 struct xg_session_cold {
 	__u64 opened_at;	/* hybrid logical clock of the OPEN */
 	__u32 position;	/* of the owner's log */
-	__u32 changed_at_ms;	/* when the entry was put or began to linger */
+	__u32 changed_at_ms;	/* when it began to linger or was marked; of an open one, 0 */
 };
 
 /* What a put says about a session. The epoch comes from the owner's state. */
