@@ -78,8 +78,11 @@ class Join:
         self._settle = timing.settle_ms * NS_PER_MS
         self._hello_at: int | None = now
         self._asked: deque[int] = deque(maxlen=ASKED_KEPT)  # requests that ask for members
-        self._give_up_at = now + timing.join_timeout_ms * NS_PER_MS
-        self._ready_at = now + timing.alone_ms * NS_PER_MS
+        self._join_timeout = timing.join_timeout_ms * NS_PER_MS
+        self._alone = timing.alone_ms * NS_PER_MS
+        self._give_up_at = now + self._join_timeout
+        self._ready_at = now + self._alone
+        self._asked_all = False
         self._met_anyone = False
         self._hindered = False  # there is a host whose datagrams this one cannot read
         self.synced = False
@@ -207,6 +210,8 @@ class Join:
         """Greet, ask again, conclude: whatever is due."""
         roster = self._roster
         if self._hello_at is not None and now >= self._hello_at:
+            if not self._asked_all:
+                self._begin(now)
             self._hello_at = now + self._hello_interval
             self._ask(None, self._next_request(), pull=False)
         for host, pull in list(self._pulls.items()):
@@ -217,6 +222,13 @@ class Join:
                 self._go_on(member, pull, now)
         if not self.synced:
             self._conclude(roster, now)
+
+    def _begin(self, now: int) -> None:
+        """Whoever needs long to load and attach has asked nobody meanwhile: it is not alone yet."""
+        self._asked_all = True
+        self._give_up_at = now + self._join_timeout
+        if not self._met_anyone:
+            self._ready_at = now + self._alone
 
     def _go_on(self, member: Member, pull: Pull, now: int) -> None:
         """Something was lost: ask again for what did not begin; the digest finds the rest."""
