@@ -118,7 +118,7 @@ def test_the_wire_bytes_are_what_the_format_says() -> None:
 def test_an_open_becomes_an_own_entry_and_is_told_once(session: Session) -> None:
     host = Host(3)
     assert host.absorb((OPEN, session), (OPEN, session), clock=7, position=5, now_ms=9) == 2
-    assert host.entry(session) == _native.Entry(3, 0, 0, 7, 5, 9)
+    assert host.entry(session) == _native.Entry(3, 0, 0, 7, 5, 0)
     assert host.log.pending == 1
     assert host.told() == [(OPEN, session)]
     assert (host.log.pending, host.log.encode(1400)) == (0, b"")
