@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.gossip_figures import Effort, Row, percentiles, row
+from bench.gossip_memory import memory
 from bench.gossip_opener import NS_PER_S
 from bench.gossip_pop import GossipPop, pop_of, wait_until
 from bench.gossip_watch import Seen, Watch
@@ -21,6 +22,7 @@ from pyxdp_gossip.popbox.processes import Process, python_command
 
 ROOM: Final = 1.1  # of the tables, for the live sessions on top
 UDP_PORT: Final = 443
+SESSIONS_V6: Final = 1024  # there are none
 LIVE_A_S: Final = 500  # opens at one host while another one joins
 LOOK_PAUSE_S: Final = 0.0002
 WARM_UP_NS: Final = 500_000_000
@@ -29,11 +31,6 @@ HOW: Final = (
     "join: from the start of the agent's loop, whose first act is HELLO, to synced; "
     "bytes_a_session: all that the bridge sent to the joining host meanwhile, from Ethernet up. "
     "delay_*: from accept() at host 1 to the last of the other old hosts, before and during."
-)
-MB: Final = 1_000_000
-HOW_MUCH: Final = (
-    "memory: resident set of the largest old agent, with interpreter, libraries and mapped maps, "
-    "once each knows of all sessions; of its own it has its share."
 )
 
 
@@ -47,7 +44,7 @@ class Member:
         tables = default_settings(host, folder, pins, box.host_cgroup(host))
         tables["service"].append({"vip": names.VIP4, "port": UDP_PORT, "protocol": "udp"})
         tables["gossip"]["preset"] = "lan"
-        tables["table"]["sessions_v4"] = sessions
+        tables["table"] = {"sessions_v4": sessions, "sessions_v6": SESSIONS_V6}
         path = folder / "member.toml"
         path.write_text(to_toml(tables))
         argv = python_command("bench.gossip_member", str(path))
@@ -150,20 +147,6 @@ def result(effort: Effort, seen: Seen, newcomer: Newcomer, started_at: int) -> R
     )
 
 
-def memory(effort: Effort, empty: Sequence[int], full: Sequence[int]) -> Row:
-    """The row of the old hosts' memory, before and after they knew of all sessions."""
-    grown = [after - before for before, after in zip(empty, full, strict=True)]
-    return row(
-        *("join", max(full) / MB, "MB", "<= 100 MB"),
-        case="memory of those who were there",
-        sessions=effort.joined,
-        hosts=effort.hosts,
-        empty_mb=round(max(empty) / MB, 1),
-        grown_bytes_a_session=round(max(grown) / effort.joined, 1),
-        how=HOW_MUCH,
-    )
-
-
 def join(effort: Effort, _seed: int) -> list[Row]:
     """A POP full of sessions, one host busy, and one host more."""
     size = int(effort.joined * ROOM)
@@ -173,9 +156,9 @@ def join(effort: Effort, _seed: int) -> list[Row]:
         for member in members:
             member.answer()
         pop.settle(range(1, newest))
-        empty = [member.ask("resident") for member in members]
+        empty = [member.ask("parts") for member in members]
         fill(members, effort.joined)
-        full = [member.ask("resident") for member in members]
+        full = [member.ask("parts") for member in members]
         opener = pop.opener(1, int(LIVE_A_S * effort.live_s), LIVE_A_S, LIVE_A_S * 10)
         views = [pop.view(host) for host in range(2, newest)]
         watcher = Watch(views, [opener], 1, LOOK_PAUSE_S)
@@ -189,4 +172,4 @@ def join(effort: Effort, _seed: int) -> list[Row]:
         if newcomer.joined is None:
             raise RuntimeError("the newcomer did not join")
         joined = result(effort, seen, newcomer, started_at)
-        return [joined, memory(effort, empty, full)]
+        return [joined, *memory(effort.joined, effort.hosts, size, empty, full)]

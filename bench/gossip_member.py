@@ -8,7 +8,6 @@ it answers each line of its standard input, a JSON list of a command's name and 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 import structlog
 
+from bench.gossip_memory import own_parts
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.agent_thread import AgentThread
 from pyxdp_gossip.config import Config
@@ -86,14 +86,13 @@ def size(runner: AgentThread) -> int:
     return runner.call(lambda agent: len(agent.dataplane.table4))
 
 
-def resident(_runner: AgentThread) -> int:
-    """Bytes of this process in memory, those of shared maps included."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def parts(_runner: AgentThread) -> list[int]:
+    """Bytes of this process in memory, by `gossip_memory.PARTS`."""
+    return own_parts()
 
 
-COMMANDS: Final[dict[str, Callable[..., int]]] = {
-    "claim": claim, "enter": enter, "prepare": prepare, "resident": resident, "size": size,
+COMMANDS: Final[dict[str, Callable[..., Any]]] = {
+    "claim": claim, "enter": enter, "parts": parts, "prepare": prepare, "size": size,
 }  # fmt: skip
 
 

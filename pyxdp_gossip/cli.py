@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -17,16 +18,20 @@ import click
 import structlog
 
 from pyxdp_gossip.config import Config
-from pyxdp_gossip.doctor_command import doctor_command
 from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.key_file import generate_key_line
 from pyxdp_gossip.node import Node
-from pyxdp_gossip.packet_commands import dump_command, explain_command, replay_command
-from pyxdp_gossip.popbox.demo import demo_command
-from pyxdp_gossip.sim.command import sim_command
 
 DONE, BAD_RESULT, NOT_STARTED = 0, 1, 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+ELSEWHERE = {
+    "demo": "popbox.demo",
+    "doctor": "doctor_command",
+    "dump": "packet_commands",
+    "explain": "packet_commands",
+    "replay": "packet_commands",
+    "sim": "sim.command",
+}
 SYNC_POLL_S = 0.2  # how long a signal may wait while the host joins
 
 
@@ -50,7 +55,27 @@ def set_up_log() -> Any:
     return structlog.get_logger()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+class Commands(click.Group):
+    """The commands here and in other modules.
+
+    Those are loaded when they are asked for: a running agent needs neither the simulator nor
+    captures, and would hold them for ever.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"pyxdp_gossip.{ELSEWHERE[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False
+)
 @click.version_option(package_name="pyxdp-gossip")
 def cli() -> None:
     """Hosts behind an ECMP router keep each other's connections alive."""
@@ -182,14 +207,6 @@ def write_atomically(path: Path, text: str) -> None:
 def keygen(key_id: int) -> None:
     """Prints one new key line for a key file."""
     click.echo(generate_key_line(os.urandom, key_id))
-
-
-cli.add_command(doctor_command, "doctor")
-cli.add_command(dump_command, "dump")
-cli.add_command(explain_command, "explain")
-cli.add_command(replay_command, "replay")
-cli.add_command(demo_command, "demo")
-cli.add_command(sim_command, "sim")
 
 
 def main() -> None:
