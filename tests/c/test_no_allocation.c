@@ -94,8 +94,8 @@ static struct host host_of(__u16 id)
 {
 	struct host host = { .id = id };
 
-	assert(!xg_session_table_create(&host.tables.v4, 4, 96, NULL, 0, owners, hash_key));
-	assert(!xg_session_table_create(&host.tables.v6, 6, 96, NULL, 0, owners, hash_key));
+	assert(!xg_session_table_create(&host.tables.v4, 4, 128, NULL, 0, owners, hash_key));
+	assert(!xg_session_table_create(&host.tables.v6, 6, 128, NULL, 0, owners, hash_key));
 	assert(!xg_ledger_create(&host.tables.ledger, 64, 512));
 	assert(!xg_ledger_begin(host.tables.ledger, OWN, 1));
 	assert(!xg_ledger_begin(host.tables.ledger, PEER, 2));
@@ -172,7 +172,7 @@ static void walk(const struct host *host)
 		(void)xg_shard_encode(host->tables, 4, host->id, &cursor, out, DATAGRAM);
 	(void)xg_select(&host->tables, PEER, bitmap, 6, out, SESSIONS);
 	(void)xg_prune(&host->tables, PEER, bitmap, 0);
-	(void)xg_session_table_sweep(host->tables.v4, 0, 96, 0, 1000, 1000);
+	(void)xg_session_table_sweep(host->tables.v4, 0, 128, 0, 1000, 1000);
 	xg_sweep_statements(&host->tables, 0, 1000);
 	assert(!xg_session_table_find_burst(host->tables.v4, keys, XG_BURST_MAX, metas));
 }

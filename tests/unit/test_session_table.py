@@ -126,7 +126,8 @@ class TableAgainstDict(RuleBasedStateMachine):
     def put(self, key: bytes, owner: int, linger: bool, clock: int) -> None:
         flags = LINGER if linger else 0
         self.table.put(key, owner, flags=flags, opened_at=clock, position=3, now_ms=9)
-        self.model[key] = Entry(owner, flags, self.epochs[owner], clock, 3, 9)
+        began = 9 if linger else 0
+        self.model[key] = Entry(owner, flags, self.epochs[owner], clock, 3, began)
 
     @rule(key=keys)
     def remove(self, key: bytes) -> None:
