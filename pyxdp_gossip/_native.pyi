@@ -132,7 +132,7 @@ class Entry:
     position: int
     """Of the owner's log, modulo 2^32."""
     changed_at_ms: int
-    """When it was put or began to linger, modulo 2^32."""
+    """When it began to linger or was marked, modulo 2^32; 0 of an open session."""
 
 @disjoint_base
 class SessionTable:
