@@ -4,7 +4,7 @@
 from libc.stdlib cimport free, malloc
 
 
-cdef class Block:
+cdef class _Block:
     """Room in front, then a copy of `content`: one allocation, no byte to spare behind it."""
 
     cdef u8 *start

@@ -104,7 +104,7 @@ def explain_steps(Forwarder forwarder not None, frame not None, kernel_knows=Non
     cdef xg_explanation found
     cdef xg_frame one
     cdef bytes given = bytes(frame)
-    cdef Block block = Block(128, given)
+    cdef _Block block = _Block(128, given)
     if kernel_knows is not None:
         answer = XG_KERNEL_KNOWS if kernel_knows else XG_KERNEL_UNKNOWN
     one.data = block.content
@@ -148,12 +148,12 @@ def apply_template(template not None, frame not None, u8 mark=0):
     cdef const u8[::1] view = octets(frame)
     cdef const xg_template *tmpl
     cdef xg_packet packet
-    cdef Block given, out
+    cdef _Block given, out
     cdef const u8 *end
     cdef u32 length, written, inner_sum = 0
     need("template", packed.shape[0], sizeof(xg_template))
     tmpl = <const xg_template *>&packed[0]
-    given = Block(0, view)
+    given = _Block(0, view)
     end = given.content + view.shape[0]
     if xg_parse_frame(given.content, end, &packet) != XG_PARSE_OK:
         raise ValueError("the frame holds no TCP or UDP packet that can be read")
@@ -163,7 +163,7 @@ def apply_template(template not None, frame not None, u8 mark=0):
     if tmpl.flags & XG_TEMPLATE_SUM and xg_inner_sum(
             given.content + packet.l3_offset, end, &packet, &inner_sum):
         raise ValueError("the packet has no checksum to derive the outer one from")
-    out = Block(tmpl.len, b"")
+    out = _Block(tmpl.len, b"")
     written = xg_template_apply(out.start, out.start + tmpl.len, tmpl, &packet, mark, inner_sum)
     if not written:
         raise ValueError(f"no template of this kind has {tmpl.len} bytes of headers")

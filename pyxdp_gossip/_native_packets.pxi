@@ -214,8 +214,8 @@ cdef class Forwarder:
         """
         cdef xg_frame burst[64]
         cdef Py_ssize_t count = len(frames), index
-        cdef Block block
-        cdef list blocks = [Block(128, octets(frame)) for frame in frames]
+        cdef _Block block
+        cdef list blocks = [_Block(128, octets(frame)) for frame in frames]
         if count > 64:
             raise ValueError(f"{count} frames, at most 64 a burst")
         for index in range(count):
@@ -241,8 +241,8 @@ cdef class Forwarder:
             frame: bytes from the Ethernet header on.
         """
         cdef xg_frame whole, piece
-        cdef Block given = Block(128, octets(frame))
-        cdef Block out = Block(128 + len(frame), b"")
+        cdef _Block given = _Block(128, octets(frame))
+        cdef _Block out = _Block(128 + len(frame), b"")
         cdef list found = []
         whole.data, whole.headroom, whole.len = given.content, 128, <u32>len(frame)
         whole.beyond = 0

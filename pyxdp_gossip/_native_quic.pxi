@@ -20,7 +20,7 @@ def quic_owner(layouts not None, datagram not None):
     """The host that a datagram's connection id names; see _native.pyi."""
     cdef const u8[::1] packed = octets(layouts)
     cdef const u8[::1] view = octets(datagram)
-    cdef Block given = Block(0, view)
+    cdef _Block given = _Block(0, view)
     cdef int owner
     need("layouts", packed.shape[0], XG_QUIC_LAYOUTS * sizeof(xg_quic_lb))
     owner = xg_quic_owner(<const xg_quic_lb *>&packed[0], given.content, <u32>view.shape[0])
