@@ -15,7 +15,6 @@
 #include "note.h"
 #include "receive.h"
 #include "too_big.h"
-#include "whole_frame.h"
 
 const struct xg_service *xg_forward_service_of(const struct xg_forwarder *forwarder,
 					       const struct xg_packet *packet)
@@ -331,7 +330,7 @@ static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, ui
 			forwarder->counters[XG_COUNT_stray_forwarded]++;
 			return;
 		}
-		xg_parse_whole(frame, packet);
+		*packet = plain;
 		burst->kind[i] = OF_SERVICE;
 	}
 	if (burst->kind[i] == OF_SERVICE)

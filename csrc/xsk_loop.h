@@ -40,7 +40,7 @@ struct xg_loop_rings {
 	uint32_t busy_poll;	/* the socket prefers busy polling: each call polls the driver */
 	uint32_t always_kick;	/* the socket was bound without XDP_USE_NEED_WAKEUP: the kernel
 				 * never asks for a call, and waits for one; for the benchmark */
-	uint32_t burst;		/* frames a turn, at most XG_BURST; 0: XG_BURST */
+	uint32_t burst;		/* buffers a turn, at most XG_BURST; 0: XG_BURST */
 	int fd;			/* of the socket; -1: there is no kernel behind the rings */
 };
 
@@ -76,7 +76,7 @@ static inline void xg_queue_give_up(struct xg_queue *queue)
  * put into the map of sockets, and then in each turn. */
 void xg_xsk_loop_refill(struct xg_xsk_loop *loop);
 
-/* One turn: at most one burst. Returns the number of frames that were received. */
+/* One turn: at most one burst. Returns the number of buffers that were received. */
 uint32_t xg_xsk_loop_turn(struct xg_xsk_loop *loop);
 
 /* Turns until xg_xsk_loop_stop(), waiting in poll() while there is nothing to do; then finishes

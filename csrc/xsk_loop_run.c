@@ -34,20 +34,34 @@ static void count_lost(struct xg_xsk_loop *loop, int64_t count)
 	xg_loop_publish_credit(loop);
 }
 
+/* The end of a frame will not come: its buffers go back, and what comes next is another frame. */
+static void end_cut_chain(struct xg_xsk_loop *loop)
+{
+	if (!xg_chain_is_open(&loop->chain))
+		return;
+	xg_give_back(loop, loop->chain.buffers, loop->chain.count);
+	loop->queue->counters[XG_COUNT_chain_refused]++;
+	xg_end_chain(loop);
+	publish((uint64_t *)&loop->queue->consumed, consumed(loop));
+}
+
 /* What neither came nor was counted by the kernel (a driver's refusal, a test run of the program)
  * would look like a loop that takes nothing, for ever. Nothing is on its way any more if nothing
  * was handed over since the last look. */
 static void look_for_vanished(struct xg_xsk_loop *loop)
 {
 	uint64_t handed = redirected(loop);
-	uint64_t before = loop->seen_redirected;
+	uint64_t used = used_credit(loop);
+	uint64_t before = loop->seen_used;
 
-	loop->seen_redirected = handed;
-	if (handed != before || xsk_cons_nb_avail(loop->rings.rx, 1))
+	loop->seen_used = used;
+	/* `extra` too: the program adds to it first, and may be between the two */
+	if (used != before || xsk_cons_nb_avail(loop->rings.rx, 1))
 		return;
+	end_cut_chain(loop);
 	count_lost(loop, (int64_t)(handed - consumed(loop)));
 	/* what the lost ones used of the credit is only known now */
-	loop->lost_credit = used_credit(loop) - loop->base_credit - loop->taken;
+	loop->lost_credit = used - loop->base_credit - loop->taken;
 	xg_loop_publish_credit(loop);
 }
 

@@ -41,13 +41,13 @@ struct xg_xsk_loop {
 	uint64_t received;	/* buffers */
 	uint64_t came;		/* frames that were received to their end */
 	uint64_t lost;		/* handed over, but never came: no buffer was used */
+	uint64_t dropped;	/* of the lost ones, by the kernel's count */
 	/* of the credit, which is in buffers: */
 	uint64_t base_credit;	/* what was used of it when the loop began */
 	uint64_t taken;		/* what the frames that came have used */
 	uint64_t lost_credit;	/* ... and those that never came */
 	struct xg_chain chain;
-	uint64_t dropped;	/* of them, by the kernel's count */
-	uint64_t seen_redirected;	/* when the loop last looked for what never came */
+	uint64_t seen_used;	/* of the credit, when the loop last looked for what never came */
 	uint64_t sent;
 	uint64_t completed;
 	uint64_t refused;	/* of the kernel's count of invalid TX descriptors, seen so far */
@@ -102,7 +102,7 @@ static inline void put_free(struct xg_xsk_loop *loop, uint64_t address)
 		loop->free[loop->free_count++] = chunk_of(loop, address);
 }
 
-/* Publishes how far `redirected` may grow; nothing once the loop is shut. */
+/* Publishes how far `redirected` and `extra` may grow; nothing once the loop is shut. */
 void xg_loop_publish_credit(struct xg_xsk_loop *loop);
 
 /* The kernel takes what lies on the TX ring; what it does not take now stays pending. */

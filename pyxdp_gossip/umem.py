@@ -86,7 +86,7 @@ class Registration:
         ring_sizes: entries of each fill and each completion ring.
         first_rings: those that libxdp made with the UMEM; the first socket must take them.
         first: where the first socket is bound; None: there was none yet.
-        zero_copy: how the first socket is bound.
+        zero_copy, several_buffers: how the first socket is bound, and so all are.
         sockets: where they are bound, and which is there.
     """
 
@@ -95,6 +95,7 @@ class Registration:
     first_rings: tuple[Any, Any]
     first: Place | None = None
     zero_copy: bool = False
+    several_buffers: bool = False
     sockets: dict[Place, weakref.ref[Closes]] = field(default_factory=dict)
 
     def rings(self) -> tuple[Any, Any]:

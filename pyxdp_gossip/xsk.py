@@ -64,7 +64,8 @@ class XskSocket:
         rx_size, tx_size: entries, powers of two.
         fill_size, completion_size: entries, powers of two; all sockets of one Umem are alike.
         several_buffers: bind with XDP_USE_SG, if kernel and device have that, for frames in several
-            buffers. For a loop in C: the rings here do not say which entries are one frame.
+            buffers; the first socket of a Umem chooses for all. For a loop in C: the rings here do
+            not say which entries are one frame.
         any_mtu: take an interface whose frames may be too large for the Umem's; those are dropped,
             and counted in `rx_dropped`. False: refuse it.
 
@@ -152,7 +153,6 @@ class XskSocket:
                     time.sleep(QUEUE_POLL_S)
                     code = self._attempt(mode, attempt, way)
                 if code == 0:
-                    self.buffers = BUFFERS_MAX if way else 1
                     return
             shared = self._umem.shared
             if attempt != "zero-copy" or shared or code not in NO_ZERO_COPY:
@@ -207,6 +207,8 @@ class XskSocket:
         if registration.first is None:
             registration.first = self._place
             registration.zero_copy = lib.xg_socket_is_zero_copy(self.fd) == 1
+            registration.several_buffers = bool(way)
+        self.buffers = BUFFERS_MAX if registration.several_buffers else 1
         return 0
 
     def _bind_error(self, attempt: str, code: int) -> HostError:

@@ -3,9 +3,9 @@
  * Handing a frame to the AF_XDP loop of its queue, if that loop takes what it is handed.
  *
  * A socket in the map does not prove that its loop runs, and a redirect into a full or unfilled
- * ring "succeeds" and loses the frame. So the loop publishes how many frames it has room for
- * (credit) and how many it took (consumed), and the program hands over only within the credit,
- * and only while what waits is being taken.
+ * ring "succeeds" and loses the frame. So the loop publishes how many buffers it has for frames
+ * (credit) and how many frames it took (consumed), and the program hands over only within the
+ * credit, and only while what waits is being taken.
  */
 #ifndef XG_BPF_HAND_OVER_H
 #define XG_BPF_HAND_OVER_H
@@ -17,6 +17,7 @@
 #define LOOP_STALLED_NS 10000000ull
 
 #define HANDED_OVER (-2)	/* no ending here: the loop ends it */
+#define ANY_BUFFERS 0xffffffffu
 
 static __always_inline int loop_takes(struct xg_queue *queue, __u64 redirected)
 {
@@ -45,7 +46,7 @@ static __always_inline int is_in_one_buffer(struct xdp_md *ctx)
 
 /* The loop's buffers that the frame will take; 0: more than it has for one. A socket without SG
  * (chain_max 0) gets whole frames alone: the kernel drops what does not fit its buffer, and before
- * Linux 6.6 cuts off what lies behind the first. */
+ * Linux 6.6 refuses to redirect what is in several. */
 static __always_inline __u32 buffers_for(struct xdp_md *ctx, const struct xg_queue *queue)
 {
 	__u64 len = bpf_xdp_get_buff_len(ctx), frame_max = queue->frame_max;
@@ -57,8 +58,9 @@ static __always_inline __u32 buffers_for(struct xdp_md *ctx, const struct xg_que
 	return (__u32)((len + frame_max - 1) / frame_max);
 }
 
-/* True: the frame is the loop's, and the program must return XDP_REDIRECT. */
-static __noinline int offer(struct xdp_md *ctx)
+/* True: the frame is the loop's, and the program must return XDP_REDIRECT. `most`: of the loop's
+ * buffers that it may take. */
+static __noinline int offer(struct xdp_md *ctx, __u32 most)
 {
 	__u32 index = ctx->rx_queue_index;
 	struct xg_queue *queue = bpf_map_lookup_elem(&queues, &index);
@@ -70,7 +72,8 @@ static __noinline int offer(struct xdp_md *ctx)
 	redirected = *(volatile __u64 *)&queue->redirected;
 	used = redirected + *(volatile __u64 *)&queue->extra;
 	buffers = buffers_for(ctx, queue);
-	if (!buffers || (__s64)(*(volatile __u64 *)&queue->credit - used) < (__s64)buffers ||
+	if (!buffers || buffers > most ||
+	    (__s64)(*(volatile __u64 *)&queue->credit - used) < (__s64)buffers ||
 	    !loop_takes(queue, redirected) || bpf_redirect_map(&xsks, index, 0) != XDP_REDIRECT)
 		return 0;
 	if (buffers > 1)
@@ -82,7 +85,7 @@ static __noinline int offer(struct xdp_md *ctx)
 /* The same for what the program else sends by itself. */
 static __always_inline int hand_over(struct xdp_md *ctx)
 {
-	if (offer(ctx))
+	if (offer(ctx, ANY_BUFFERS))
 		return 1;
 	count(XG_COUNT_loop_behind);
 	return 0;

@@ -27,7 +27,8 @@ static __noinline int hand_over_noted(struct xdp_md *ctx, const struct xg_packet
 	};
 	void *data;
 
-	if (!cfg || !cfg->has_loops || !is_in_one_buffer(ctx) || !offer(ctx))
+	/* the loop cuts no frame that it has in several buffers */
+	if (!cfg || !cfg->has_loops || !is_in_one_buffer(ctx) || !offer(ctx, 1))
 		return 0;
 	/* neither fails behind a parsed header; without its note the loop would decide by itself */
 	if (bpf_xdp_adjust_head(ctx, (int)packet->l3_offset - XG_ETH_LEN))
