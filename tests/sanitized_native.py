@@ -70,7 +70,7 @@ def _digest() -> str:
 def _build_in(folder: Path) -> None:
     native = folder / "_native.c"
     cython = [sys.executable, "-m", "cython", str(ROOT / "pyxdp_gossip" / "_native.pyx")]
-    subprocess.run([*cython, "-o", str(native)], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*cython, "-o", str(native)], check=True)
     sources = [native, *sorted(CSRC.glob("*.c"))]
     objects = [folder / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as compilers:
