@@ -17,7 +17,6 @@ from scapy.layers.inet import IP, TCP, fragment
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from pyxdp_gossip._native import pack_key4
 from pyxdp_gossip.popbox import Box, names
 from tests.box.host_maps import session_key
 from tests.box.pop import AGENTS, Pop, nothing_misdelivered
@@ -36,7 +35,7 @@ MakeBox = Callable[..., Box]
 HOSTS = 4
 OWNER, ENTRY = 1, 2  # whose socket it is, and where ECMP brings the packets
 NOWHERE = 99  # a host that may own sessions, to which no way leads
-UDP_SLOT = 1
+UDP_SLOTS = {4: 1, 6: 3}  # behind TCP of the same VIP
 DATAGRAM_BYTES = 4000  # three fragments at the client's MTU of 1500
 LATER_FRAGMENTS = 2
 DATAGRAMS = 40  # each is relayed to one of three hosts: the owner among them, and not
@@ -52,7 +51,8 @@ RECEIVED = ("delivered_udp", "delivered_stray", "delivered_flood", "delivered_fr
 def pop(make_box: MakeBox) -> Iterator[Pop]:
     """Four hosts that are told of each other; loops run on all of them."""
     service = [
-        {"vip": VIPS[4], "port": names.VIP_PORT, "protocol": protocol}
+        {"vip": VIPS[version], "port": names.VIP_PORT, "protocol": protocol}
+        for version in (4, 6)
         for protocol in ("tcp", "udp")
     ]
     made = Pop(make_box(hosts=HOSTS, multicast=False), AGENTS, {"service": service})
@@ -61,23 +61,35 @@ def pop(make_box: MakeBox) -> Iterator[Pop]:
     made.close()
 
 
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def family(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @contextmanager
-def udp_servers(box: Box, hosts: Sequence[int]) -> Iterator[dict[int, socket.socket]]:
+def udp_servers(box: Box, family: int, hosts: Sequence[int]) -> Iterator[dict[int, socket.socket]]:
     """An unconnected socket on each of these hosts."""
     with ExitStack() as stack:
         yield {
             host: stack.enter_context(
-                udp_socket(box.host_namespace(host), 4, VIPS[4], names.VIP_PORT)
+                udp_socket(box.host_namespace(host), family, VIPS[family], names.VIP_PORT)
             )
             for host in hosts
         }
 
 
-def client_socket(box: Box) -> socket.socket:
+def client_socket(box: Box, family: int) -> socket.socket:
     """Connected, so that it hears of a port that is said to be unreachable."""
-    made = udp_socket(box.client_namespace(1), 4, "", 0)
-    made.connect((VIPS[4], names.VIP_PORT))
+    made = udp_socket(box.client_namespace(1), family, "", 0)
+    made.connect((VIPS[family], names.VIP_PORT))
     return made
+
+
+def connect_to_client(server: socket.socket, client: socket.socket, family: int) -> None:
+    """So that the server's kernel knows the session."""
+    address = names.client_address(1)
+    to = address.ipv4 if family == 4 else address.ipv6
+    server.connect((to, client.getsockname()[1]))
 
 
 def assert_silent(*sockets: socket.socket) -> None:
@@ -88,11 +100,13 @@ def assert_silent(*sockets: socket.socket) -> None:
             one.recv(2 * DATAGRAM_BYTES)
 
 
-def test_a_datagram_of_no_table_is_a_new_session_of_the_host_that_it_came_to(pop: Pop) -> None:
+def test_a_datagram_of_no_table_is_a_new_session_of_the_host_that_it_came_to(
+    pop: Pop, family: int
+) -> None:
     """Also if a socket of another host is connected to its client: nobody claimed that."""
     box, payload = pop.box, random.Random(1).randbytes(DATAGRAM_BYTES)
-    with client_socket(box) as client, udp_servers(box, box.host_ids) as servers:
-        servers[OWNER].connect((names.client_address(1).ipv4, client.getsockname()[1]))
+    with client_socket(box, family) as client, udp_servers(box, family, box.host_ids) as servers:
+        connect_to_client(servers[OWNER], client, family)
         client.send(payload)
         received, sender = servers[ENTRY].recvfrom(2 * DATAGRAM_BYTES)
         assert received == payload
@@ -105,24 +119,25 @@ def test_a_datagram_of_no_table_is_a_new_session_of_the_host_that_it_came_to(pop
     assert pop.count_all(*SENT, *RECEIVED, "fragment_unknown") == 0
 
 
-def point_nowhere(pop: Pop, port: int) -> None:
+def point_nowhere(pop: Pop, port: int, family: int) -> None:
     """The entry's table names a host to which no way leads: so the datagram is a miss."""
     maps = pop.maps(ENTRY)
     maps.lead_nowhere(NOWHERE)
-    session = session_of(port)
-    key = pack_key4(session.client.packed, session.client_port, UDP_SLOT)
-    maps.lie(4, lambda table: table.put(key, NOWHERE))
+    key = session_key(session_of(port, family), UDP_SLOTS[family])
+    maps.lie(family, lambda table: table.put(key, NOWHERE))
 
 
-def test_a_datagram_that_is_a_miss_goes_to_one_relay_and_only_its_owner_takes_it(pop: Pop) -> None:
+def test_a_datagram_that_is_a_miss_goes_to_one_relay_and_only_its_owner_takes_it(
+    pop: Pop, family: int
+) -> None:
     box, delivered = pop.box, 0
-    with udp_servers(box, (ENTRY, 3, 4)) as others:
+    with udp_servers(box, family, (ENTRY, 3, 4)) as others:
         for number in range(DATAGRAMS):
             payload = random.Random(number).randbytes(DATAGRAM_BYTES)
-            with client_socket(box) as client, udp_servers(box, [OWNER]) as servers:
-                port, owner = client.getsockname()[1], servers[OWNER]
-                owner.connect((names.client_address(1).ipv4, port))
-                point_nowhere(pop, port)
+            with client_socket(box, family) as client, udp_servers(box, family, [OWNER]) as servers:
+                owner = servers[OWNER]
+                connect_to_client(owner, client, family)
+                point_nowhere(pop, client.getsockname()[1], family)
                 client.send(payload)
                 wait_received(pop, (number + 1) * (1 + LATER_FRAGMENTS))
                 if pop.count(OWNER, "delivered_flood") > delivered:
