@@ -2,7 +2,8 @@
 """What our programs and a real agent cost the host's own traffic, through a real nginx.
 
 A client with wrk and a host with nginx on one veth. The host's interface has nothing attached,
-a bare XDP_PASS, or everything of ours: the agent at work, the sessions in the table as our own.
+a bare XDP_PASS, or everything of ours: the agent at work, the sessions in the table as our own, by
+each tunnel format.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from bench.machine import rounded, turns
 from bench.world import World
 from pyxdp_gossip.bpf_object import BpfObject
 from pyxdp_gossip.dataplane_settings import DataplaneSettings
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.popbox.agents import Agent, Settings, write_key_file
 from pyxdp_gossip.popbox.processes import is_listening
 
@@ -89,7 +91,7 @@ LOADS: Final = (
 class Effort:
     """How much is measured."""
 
-    rounds: int = 5
+    rounds: int = 3  # of each variant: two minutes of wrk
     window_s: int = 2  # wrk counts whole seconds
 
 
@@ -113,11 +115,13 @@ Counters = Callable[[], dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is attached at the host: its name, how, and why it cannot be, or None."""
+    """What is attached at the host: its name, how, and why it cannot be, or None; the tunnel
+    format, if it is ours."""
 
     name: str
     attach: Callable[[Scene], AbstractContextManager[Counters]]
     missing: Callable[[], str | None] = lambda: None
+    encapsulation: str | None = None
 
 
 @contextmanager
@@ -138,7 +142,7 @@ def bare_pass(scene: Scene) -> Iterator[Counters]:
         attach.__exit__(None, None, None)
 
 
-def ours(plane: str) -> Callable[[Scene], AbstractContextManager[Counters]]:
+def ours(plane: str, encapsulation: str) -> Callable[[Scene], AbstractContextManager[Counters]]:
     """A real agent: programs, sockops on nginx's cgroup, gossip, the table kept by events."""
 
     @contextmanager
@@ -149,7 +153,8 @@ def ours(plane: str) -> Callable[[Scene], AbstractContextManager[Counters]]:
         pins = world.pins / "host-1"
         agent = Agent(1, folder, world.namespace(HOST), scene.host_cgroup, pins)
         try:
-            world.call(HOST, spawn_on, scene.cpu, agent, {"dataplane": {"plane": plane}})
+            settings = {"dataplane": {"plane": plane, "encapsulation": encapsulation}}
+            world.call(HOST, spawn_on, scene.cpu, agent, settings)
             agent.wait_ready()
             yield lambda: agent.stats()["dataplane"]
             agent.stop()
@@ -172,14 +177,21 @@ def no_xsk() -> str | None:
     return None if "plane" in there else "not built yet: DataplaneSettings has no plane"
 
 
-VARIANTS: Final = (
-    Variant("nothing", nothing),
-    Variant("XDP_PASS", bare_pass),
-    Variant("ours-xdp", ours("xdp")),
-    Variant("ours-xsk", ours("xsk"), no_xsk),
+def of_format(encapsulation: str) -> Variant:
+    """The XDP program alone, with another tunnel format than the default."""
+    attach = ours("xdp", encapsulation)
+    return Variant(f"ours-xdp-{encapsulation}", attach, encapsulation=encapsulation)
+
+
+DEFAULT, *OTHER_FORMATS = ENCAPSULATIONS
+OURS: Final = (
+    Variant("ours-xdp", ours("xdp", DEFAULT), encapsulation=DEFAULT),
+    Variant("ours-xsk", ours("xsk", DEFAULT), no_xsk, DEFAULT),
+    *map(of_format, OTHER_FORMATS),
 )
+VARIANTS: Final = (Variant("nothing", nothing), Variant("XDP_PASS", bare_pass), *OURS)
 COMPARISONS: Final = tuple(
-    (mine, peer) for mine in ("ours-xdp", "ours-xsk") for peer in ("XDP_PASS", "nothing")
+    (variant.name, peer) for variant in OURS for peer in ("XDP_PASS", "nothing")
 )
 
 
@@ -376,6 +388,7 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
     if not shutil.which("wrk"):
         raise SystemExit("wrk is not installed: make setup")
     missing = {variant.name: variant.missing() for variant in VARIANTS}
+    formats = {variant.name: variant.encapsulation for variant in OURS}
     with (
         World(CLIENT, HOST) as world,
         Progress(transient=True) as progress,
@@ -393,4 +406,10 @@ def run(seed: int, effort: Effort | None = None) -> list[dict[str, Any]]:
             if load.what == "requests":
                 found["own_percent"] = round(own[mine], 2)
             rows.append(found)
-    return [{**found, "bound_by": BOUND_BY} for found in rows]
+    return [told(found, formats[found["variant"]]) for found in rows]
+
+
+def told(found: dict[str, Any], encapsulation: str | None) -> dict[str, Any]:
+    """A row with its tunnel format, beside what else names it, and with what bounds it."""
+    names = {"what": found["what"], "variant": found["variant"], "encapsulation": encapsulation}
+    return {**names, **found, "bound_by": BOUND_BY}

@@ -107,6 +107,13 @@ class HostMaps:
                     words[place] = new
             words.release()
 
+    def lead_nowhere(self, host: int) -> None:
+        """From now on a host that nobody knows may own sessions; no way leads to it."""
+        with self._maps["owners"].memory() as live, memoryview(live) as memory:
+            states = memory[:OWNER_STATES_BYTES]
+            OwnerStates(memory=states).activate(host)
+            states.release()
+
     def entry(self, session: Session, slot: int | None = None) -> Entry | None:
         """What the host's table says about a session; `slot`: of another service than the box's."""
         return self._copy(session.family)[0].get(session_key(session, slot))

@@ -21,10 +21,12 @@ from bench import (
     lookup,
     machine,
     overhead,
+    report,
     sharing,
 )
 from bench.world import NETNS_ROOT, PIN_ROOT, RUN_ROOT, names_in
 from pyxdp_gossip import kernel_mounts
+from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0  # a machine under load; nothing here is measured
@@ -137,6 +139,9 @@ def test_the_overhead_is_measured_with_an_agent_that_knows_the_sessions() -> Non
     rows = overhead.run(3, overhead.QUICK)
     expected = {(load.what, *pair) for load in overhead.LOADS for pair in overhead.COMPARISONS}
     assert {(row["what"], row["variant"], row["peer"]) for row in rows} == expected
+    assert {row["encapsulation"] for row in rows} == set(ENCAPSULATIONS)
+    heading = report.table(rows)[0]
+    assert heading.startswith("| what | variant | encapsulation | peer |"), heading
     for row in rows:
         assert_compared(row)
         if row["what"] == "requests" and row["ratio"]:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyxdp_gossip.explanation import explain
+from tests.examples import examples
 from tests.unit.test_golden_forwarder import golden_forwarder, rows_without_tunnel
 
 FORWARDER = golden_forwarder(flood=False)
@@ -29,13 +30,13 @@ def test_every_truncation_of_every_golden_shape() -> None:
             handled(frame[:end])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(ETHERTYPES), st.binary(max_size=120))
 def test_noise(ethertype: bytes, noise: bytes) -> None:
     handled(bytes(12) + ethertype + noise if ethertype else noise)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.sampled_from(FRAMES), st.integers(0, 120), st.integers(0, 255), st.integers(0, 400))
 def test_a_golden_frame_with_one_byte_changed_and_cut_anywhere(
     frame: bytes, at: int, value: int, end: int

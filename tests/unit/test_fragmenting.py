@@ -11,6 +11,7 @@ from scapy.layers.inet import IP, UDP, defragment
 from scapy.packet import Raw
 
 from pyxdp_gossip.explanation import explain
+from tests.examples import examples
 from tests.golden import OVERHEAD, ethernet, ip, udp
 from tests.golden_fragmenting import WAYS, cut_rows
 from tests.golden_world import State, golden_world
@@ -82,7 +83,7 @@ def _summed(raw: bytes) -> bytes:
     return bytes(whole)[: 4 * (raw[0] & 15)] + raw[4 * (raw[0] & 15) :]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(packets())
 def test_any_packets_fragments_are_the_models_and_put_together_the_packet(packet: bytes) -> None:
     frame = bytes(ethernet())[:12] + b"\x08\x00" + packet
@@ -112,7 +113,7 @@ def _entropy(frame: bytes) -> bytes:
     return frame[at : at + 2]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(packets(), st.integers(124, 1500), st.integers(124, 1500))
 def test_fragments_of_fragments_put_together_the_packet(
     packet: bytes, first: int, second: int

@@ -19,6 +19,7 @@ from scapy.packet import Raw
 from pyxdp_gossip.encapsulation import ENCAPSULATIONS
 from pyxdp_gossip.templates import HeaderTemplate, overhead
 from tests import c_programs
+from tests.examples import examples
 from tests.golden import plain_rows
 from tests.golden_formats import FLAVOURS, Flavour, encapsulated, flavoured_world, format_rows
 from tests.golden_world import FLOOD, OWN_MAC, PEER, ROUTES, VLAN_PEER
@@ -191,7 +192,7 @@ def outer_of(frame: bytes) -> Packet:
         return error.packet
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(frames(), routes(), st.sampled_from([0, 1, 2, 0x80, 0x81]))
 def test_template_and_patch_equal_the_full_encoder_and_decapsulation_inverts_them(
     frame: bytes, way: tuple[Flavour, Route, IPv4Address | IPv6Address], mark: int
@@ -218,7 +219,7 @@ def test_template_and_patch_equal_the_full_encoder_and_decapsulation_inverts_the
         assert checksum(pseudo + udp) == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.sampled_from(FLAVOURS), st.binary(max_size=200), st.sampled_from([b"\x08\0", b"\x86\xdd"])
 )
