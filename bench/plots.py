@@ -297,7 +297,7 @@ def _is(*whats: str) -> Callable[[Row], bool]:
     return lambda row: (
         row.get("what") in whats
         and is_number(row.get("value"))
-        and (is_number(row.get("p50")) or row.get("unit") in MS)
+        and (is_number(row.get("p50")) or (isinstance(row.get("unit"), str) and row["unit"] in MS))
     )
 
 

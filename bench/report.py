@@ -43,6 +43,11 @@ SECTIONS: Final[dict[str, Section]] = {
         "memory. A look-up reads a cache line at a random place, and once the table is larger "
         "than the caches each is a miss. The smallest tables fit a cache and show the code alone.",
     ),
+    "sharing": Section(
+        "What readers of a table pay for others",
+        "python -m bench sharing",
+        "memory, which a writer, a second reader or small pages make dearer.",
+    ),
     "instructions": Section(
         "Instructions and cache lines of one stray",
         "python -m bench instructions",

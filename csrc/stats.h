@@ -52,7 +52,7 @@
 	X(overtaken, DROP, "Handed to the loop, but the table changed: the sender repeats it.") \
 	X(loop_stale, DROP, "Lay in the loop's ring for seconds while the agent was frozen.") \
 	X(loop_lost, DROP, "Handed to the loop, but lost with a killed agent or by the kernel.") \
-	X(chain_refused, DROP, "In several buffers: more than the loop takes, or not its own.") \
+	X(chain_refused, DROP, "In several buffers: too many, not the loop's own, or cut off.") \
 	X(delivered_stray, PASS, "A stray sent here by another host, known here: stripped.") \
 	X(delivered_syn, PASS, "A SYN sent here by another host: stripped.") \
 	X(delivered_udp, PASS, "UDP of a service sent here by another host: stripped.") \

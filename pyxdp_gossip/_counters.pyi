@@ -201,7 +201,7 @@ class CounterAttributes:
 
     @property
     def chain_refused(self) -> int:
-        """In several buffers: more than the loop takes, or not its own. The frame is dropped."""
+        """In several buffers: too many, not the loop's own, or cut off. The frame is dropped."""
 
     @property
     def delivered_stray(self) -> int:

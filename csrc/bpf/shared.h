@@ -64,7 +64,7 @@ struct xg_queue {
 	__u64 extra;		/* XDP: of the frames handed over, the buffers behind the first */
 	__u64 reserved0[4];
 	__u64 credit;		/* loop: `redirected` and `extra` together may grow to this */
-	__u64 consumed;		/* loop: of `redirected`, taken from the ring, or known to be lost */
+	__u64 consumed;		/* loop: of `redirected`, taken from the ring, or lost */
 	__u64 frame_max;	/* loop: bytes of the largest frame that fits one of its buffers */
 	__u64 chain_max;	/* loop: ... or several of them; 0: its socket takes one a frame */
 	__u64 reserved1[4];

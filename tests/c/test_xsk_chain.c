@@ -270,6 +270,30 @@ static void test_a_forged_chain_is_counted_once_and_its_buffers_go_round(void)
 	end();
 }
 
+/* A ring that was full in the middle of a frame: nothing of it is sent with the next one. */
+static void test_a_chain_whose_end_never_comes_is_given_up(void)
+{
+	static uint8_t first[LONGEST], second[LONGEST], out[LONGEST + XG_TEMPLATE_BYTES];
+	uint32_t len, long_len;
+
+	begin(LONGEST);
+	long_len = stray(first, BUFFER + 100);
+	assert(hand_over(first, long_len, 0));
+	rx.producer--;	/* its second buffer is nowhere to be seen, and back in the fill ring */
+	fill.consumer--;
+	xg_xsk_loop_turn(loop);
+	xg_xsk_loop_account(loop);
+	xg_xsk_loop_account(loop);
+	assert(queue.counters[XG_COUNT_chain_refused] == 1);
+	assert(queue.consumed == queue.redirected);
+	len = stray(second, 1000);
+	assert(hand_over(second, len, 0));
+	xg_xsk_loop_turn(loop);
+	assert(transmit(out) == templates[TO_2].len + len - XG_ETH_LEN);
+	assert(transmit(out) == 0 && queue.counters[XG_COUNT_stray_forwarded] == 1);
+	end();
+}
+
 static void test_what_is_too_big_is_answered_in_one_buffer(void)
 {
 	static uint8_t bytes[LONGEST], out[LONGEST + XG_TEMPLATE_BYTES];
@@ -329,6 +353,7 @@ int main(void)
 	test_each_is_sent_whole_and_as_it_came();
 	test_without_room_no_part_of_a_frame_is_sent();
 	test_a_forged_chain_is_counted_once_and_its_buffers_go_round();
+	test_a_chain_whose_end_never_comes_is_given_up();
 	test_what_is_too_big_is_answered_in_one_buffer();
 	test_each_copy_of_a_flood_is_whole();
 	test_a_loop_needs_room_for_the_longest_chain();

@@ -176,6 +176,24 @@ def test_all_sockets_of_a_umem_are_alike(pair: Pair) -> None:
     pair.near.run(make)
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_first_socket_of_a_umem_chooses_how_many_buffers_a_frame_may_have(
+    pair: Pair, several: bool
+) -> None:
+    """The kernel asks the Umem, whatever the second socket wants."""
+
+    def make() -> None:
+        with (
+            Umem(64) as umem,
+            XskSocket(umem, NEAR, mode="copy", several_buffers=several) as first,
+            XskSocket(umem, NEAR, 1, mode="copy", several_buffers=not several) as second,
+        ):
+            assert second.buffers == first.buffers
+            assert (first.buffers > 1) == several
+
+    pair.near.run(make)
+
+
 def test_a_socket_without_frames_counts_what_it_cannot_take(pair: Pair) -> None:
     with end(pair.near, NEAR, mode="copy") as near, end(pair.far, FAR, mode="copy") as far:
         taken = far.umem.frames // 2

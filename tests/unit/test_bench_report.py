@@ -40,6 +40,10 @@ ROWS: dict[str, list[Row]] = {
         *(lookup_row(10**size, samples(20, size)) for size in (4, 5, 6)),
         *(lookup_row(10**size, samples(9, size), family=6) for size in (4, 5)),
     ],
+    "sharing": [{"what": "map", "entries": 1000, "unit": "ns per key", "value": 23.5}],
+    "instructions": [
+        {"what": "forward", "frame_bytes": 64, "unit": "instructions per frame", "value": 345.5}
+    ],
     "xdp": [
         {"what": "no service", "unit": "ns per packet", "value": 31.5, "min": 31, "max": 33},
         {
@@ -171,7 +175,7 @@ def test_rows_with_odd_values_end_in_no_traceback(tmp_path: Path) -> None:
         for row in rows:
             for key in generator.sample(sorted(row), 2):
                 odd = {**row, key: generator.choice(values)}
-                for plot in plots.PLOTS[name]:
+                for plot in plots.PLOTS.get(name, ()):
                     if chosen := plots.rows_of(plot, [odd, row]):
                         plots.save(plot, chosen, tmp_path / "odd.svg")
                 report.page({name: Result(name, {}, "", None, [odd, row])})
