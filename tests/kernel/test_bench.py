@@ -157,7 +157,7 @@ GOSSIP_ROWS = {
     "latency": [*["p99 <= 3 ms"] * 3, "median <= 0.5 ms"],
     "loss": ["p99.9 <= 25 ms, nothing missing", "nothing missing after it ends"],
     "death": ["median <= 500 ms, p99 <= 800 ms", "0"],
-    "join": ["<= 0.4 s", "<= 100 MB"],
+    "join": ["<= 0.4 s", "<= 100 MB", "", "", ""],
     "idle": ["<= 3 % at 100 hosts"],
     "conntrackd": [
         *["faster than conntrackd"] * 2,
