@@ -7,6 +7,7 @@
 #include "forward.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "decide.h"
@@ -51,12 +52,36 @@ static uint32_t exceed(const struct xg_forwarder *forwarder, struct xg_frame *fr
 	return XG_COUNT_too_big;
 }
 
+/* Outer headers in the place of what lies in front of the IP header. False: there is no room for
+ * them, or they are of no known kind; then nothing was done. Always inline: what is known of the
+ * packet where it is called stays known. */
+static inline __attribute__((always_inline)) bool
+put_headers(struct xg_frame *frame, const struct xg_template *tmpl, const struct xg_packet *packet,
+	    uint8_t mark, uint32_t inner_sum)
+{
+	const uint32_t l3_offset = packet->l3_offset;
+	uint32_t written;
+
+	if (frame->headroom + l3_offset < tmpl->len)
+		return false;
+	written = xg_template_apply(frame->data + l3_offset - tmpl->len, frame->data + l3_offset,
+				    tmpl, packet, mark, inner_sum);
+	if (!written)
+		return false;
+	frame->data = frame->data + l3_offset - written;
+	frame->len = frame->len - l3_offset + written;
+	frame->outer_len = (uint16_t)written;
+	frame->family = packet->family;
+	frame->mark = mark;
+	return true;
+}
+
 static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_frame *frame,
 			    const struct xg_packet *packet, uint32_t index, uint8_t mark,
 			    uint32_t ending)
 {
 	const struct xg_template *tmpl = xg_forward_template(forwarder, index);
-	uint32_t written, inner_sum = 0;
+	uint32_t inner_sum = 0;
 
 	if (!tmpl)
 		return XG_COUNT_miss_no_flood;
@@ -66,18 +91,7 @@ static uint32_t encapsulate(const struct xg_forwarder *forwarder, struct xg_fram
 	    xg_inner_sum(frame->data + packet->l3_offset, frame->data + frame->len, packet,
 			 &inner_sum))
 		return XG_COUNT_no_checksum;
-	if (frame->headroom + packet->l3_offset < tmpl->len)
-		return XG_COUNT_no_headroom;
-	written = xg_template_apply(frame->data + packet->l3_offset - tmpl->len,
-				    frame->data + packet->l3_offset, tmpl, packet, mark, inner_sum);
-	if (!written)
-		return XG_COUNT_no_headroom;
-	frame->data = frame->data + packet->l3_offset - written;
-	frame->len = frame->len - packet->l3_offset + written;
-	frame->outer_len = (uint16_t)written;
-	frame->family = packet->family;
-	frame->mark = mark;
-	return ending;
+	return put_headers(frame, tmpl, packet, mark, inner_sum) ? ending : XG_COUNT_no_headroom;
 }
 
 /* To the group, and by copies to the hosts beyond it; without a group the first of them gets the
@@ -289,32 +303,19 @@ static uint32_t without_stack(uint32_t ending)
 	}
 }
 
-/* A stray whose headers fit, as nearly all do. Returns 0 of others, with which nothing was done. */
-static inline uint32_t forward_plain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
-				     const struct xg_packet *packet, __u64 meta)
+/* A stray whose headers fit, as nearly all do. False: another one, with which nothing was done. */
+static inline bool forward_plain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
+				 const struct xg_packet *packet, __u64 meta)
 {
 	const struct xg_template *tmpl;
-	uint32_t index, written;
 
 	if (xg_decide(packet, meta, forwarder->host, 1) != XG_DECIDE_STRAY)
-		return 0;
-	index = xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index;
-	if (index >= forwarder->template_count)
-		return 0;
-	tmpl = &forwarder->templates[index];
-	if (xg_outer_ip_len(tmpl, packet) > tmpl->mtu || (tmpl->flags & XG_TEMPLATE_SUM) ||
-	    frame->headroom + XG_ETH_LEN < tmpl->len)
-		return 0;
-	written = xg_template_apply(frame->data + XG_ETH_LEN - tmpl->len,
-				    frame->data + XG_ETH_LEN, tmpl, packet, 0, 0);
-	if (!written)
-		return 0;
-	frame->data = frame->data + XG_ETH_LEN - written;
-	frame->len = frame->len - XG_ETH_LEN + written;
-	frame->outer_len = (uint16_t)written;
-	frame->family = 4;
-	frame->mark = 0;
-	return XG_COUNT_stray_forwarded;
+		return false;
+	tmpl = xg_forward_template(
+		forwarder,
+		xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index);
+	return tmpl && xg_outer_ip_len(tmpl, packet) <= tmpl->mtu &&
+	       !(tmpl->flags & XG_TEMPLATE_SUM) && put_headers(frame, tmpl, packet, 0, 0);
 }
 
 static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,

@@ -23,7 +23,6 @@
 
 struct lookup {
 	__u64 keys[GROUP * XG_KEY_WORDS_MAX];
-	__u64 metas[GROUP];
 	uint32_t frame_of[GROUP];
 	uint32_t count;
 	struct xg_burst_plan plan;
@@ -150,13 +149,13 @@ static void look_up(const struct xg_session_table *table, struct lookup *lookup,
 {
 	if (!lookup->count || !table)
 		return;
+	xg_session_table_take(table, &lookup->plan);
 	if (lookup->count == to - from) {	/* of all of them, in their order */
-		xg_session_table_take(table, &lookup->plan, &metas[from]);
+		memcpy(&metas[from], lookup->plan.metas, lookup->count * sizeof(*metas));
 		return;
 	}
-	xg_session_table_take(table, &lookup->plan, lookup->metas);
 	for (uint32_t i = 0; i < lookup->count; i++)
-		metas[lookup->frame_of[i]] = lookup->metas[i];
+		metas[lookup->frame_of[i]] = lookup->plan.metas[i];
 }
 
 /* Up to the moment when the table's answers are needed. */

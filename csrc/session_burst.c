@@ -247,13 +247,11 @@ void xg_session_table_plan(const struct xg_session_table *t, const void *keys, u
 	plan_by(t, xg_session_burst_widest(), keys, count, plan);
 }
 
-void xg_session_table_take(const struct xg_session_table *t, struct xg_burst_plan *plan,
-			   __u64 *metas)
+void xg_session_table_take(const struct xg_session_table *t, struct xg_burst_plan *plan)
 {
 	const struct burst *burst = &bursts[plan->isa];
 
 	(t->key_words == 1 ? burst->take4 : burst->take6)(t, plan);
-	memcpy(metas, plan->metas, plan->count * sizeof(*metas));
 }
 
 int xg_session_table_find_burst_by(const struct xg_session_table *t, enum xg_burst_isa isa,
@@ -266,7 +264,8 @@ int xg_session_table_find_burst_by(const struct xg_session_table *t, enum xg_bur
 	if (isa > xg_session_burst_widest())
 		return -EOPNOTSUPP;
 	plan_by(t, isa, keys, count, &plan);
-	xg_session_table_take(t, &plan, metas);
+	xg_session_table_take(t, &plan);
+	memcpy(metas, plan.metas, count * sizeof(*metas));
 	return 0;
 }
 

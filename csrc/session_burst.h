@@ -20,7 +20,7 @@ struct xg_burst_plan {
 	__u64 hashes[XG_BURST_MAX] XG_PLAN_ALIGNED;
 	__u64 used[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* flag and check of the entry */
 	__u64 at[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* where a bucket lies: bytes into the memory */
-	__u64 metas[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* found */
+	__u64 metas[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* found: of valid entries, or 0 */
 };
 
 /* (reader) Hash `count` keys (at most XG_BURST_MAX), packed one after the other, any alignment,
@@ -29,8 +29,7 @@ struct xg_burst_plan {
 void xg_session_table_plan(const struct xg_session_table *table, const void *keys,
 			   unsigned int count, struct xg_burst_plan *plan);
 
-/* (reader) What is there now. metas[i]: the meta word of a valid entry, or 0. */
-void xg_session_table_take(const struct xg_session_table *table, struct xg_burst_plan *plan,
-			   __u64 *metas);
+/* (reader) What is there now: plan->metas. */
+void xg_session_table_take(const struct xg_session_table *table, struct xg_burst_plan *plan);
 
 #endif
