@@ -100,15 +100,19 @@ def measure(
     ]
 
 
-@contextmanager
-def template_file() -> Iterator[str]:
-    """The headers by which strays are sent, in a file: GUE over IPv4."""
-    template = HeaderTemplate.build(
-        source=IPv4Address("192.0.2.1"), destination=IPv4Address("192.0.2.2"),
+def headers_to(host: int) -> HeaderTemplate:
+    """GUE over IPv4, to the host of this number."""
+    return HeaderTemplate.build(
+        source=IPv4Address("192.0.2.1"), destination=IPv4Address(f"192.0.2.{host}"),
         source_mac=bytes(6), destination_mac=bytes(6), mtu=9000, cookie=bytes(8), tunnel_port=6080,
     )  # fmt: skip
+
+
+@contextmanager
+def template_file() -> Iterator[str]:
+    """The headers by which strays are sent, in a file."""
     with tempfile.NamedTemporaryFile() as file:
-        file.write(template.pack())
+        file.write(headers_to(2).pack())
         file.flush()
         yield file.name
 

@@ -4,7 +4,6 @@ one of a sending host, and a socket on loopback; CPU time of this process, a min
 
 from __future__ import annotations
 
-import resource
 import selectors
 import socket
 import statistics
@@ -14,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 from bench.gossip_codec import FULL, OPEN4, RECORD_BYTES, bodies_of, events, open_bodies
+from bench.gossip_memory import own_parts
 from bench.scaling_formulas import ENVELOPE_BYTES, Costs
 from pyxdp_gossip._native import DatagramReader, OwnershipLog, OwnerStates, SessionTable
 from pyxdp_gossip.dataplane_settings import buckets_for
@@ -85,11 +84,6 @@ def new_core(sessions: int) -> tuple[GossipCore, OwnershipLog]:
     return core, log
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 class Receiver:
     """A core, and the hosts that it hears: envelopes that seal what they would say."""
 
@@ -102,12 +96,12 @@ class Receiver:
         self._fill(log, effort.table)
         self._numbers = dict.fromkeys(hosts, 0)
         self._fresh = open_bodies(NEW << 16)
-        before = resident()
+        before = own_parts()[0]
         for host in hosts:
             start, reach = Start(host, 1, host), (str(address_of(host)), PORT)
             acquaint(self.core, start, address_of(host), reach, SERVICES, NOW)
         self.take(self.beats())
-        self.member_bytes = (resident() - before) / effort.members
+        self.member_bytes = (own_parts()[0] - before) / effort.members
 
     def _fill(self, log: OwnershipLog, sessions: int) -> None:
         log.begin_owner(OWN, OWN)

@@ -12,16 +12,17 @@ import struct
 from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from socket import htons
 from statistics import median
 from typing import Any, Final
 
 from bench import programs
+from bench.lookup import headers_to
 from bench.machine import paired, turns
 from pyxdp_gossip import bpf_object
 from pyxdp_gossip._native import pack_key4
 from pyxdp_gossip.bpf_object import BpfObject
 from pyxdp_gossip.dataplane import Dataplane
-from pyxdp_gossip.templates import HeaderTemplate
 
 SEGMENT, SYN = "segment of a stray", "SYN of a stray"
 LRU, HASH = "LRU_HASH", "HASH"
@@ -138,19 +139,6 @@ def fill(scene: Scene, sessions: bytes) -> None:
     )
     if run.action != "tx":
         raise RuntimeError("the maps do not take all sessions")
-
-
-def headers_to(host: int) -> HeaderTemplate:
-    """GUE over IPv4."""
-    return HeaderTemplate.build(
-        source=IPv4Address("192.0.2.1"), destination=IPv4Address(f"192.0.2.{host}"),
-        source_mac=bytes(6), destination_mac=bytes(6), mtu=9000, cookie=bytes(8), tunnel_port=6080,
-    )  # fmt: skip
-
-
-def htons(port: int) -> int:
-    """A port as the word that lies in a header (on the little-endian hosts that we run on)."""
-    return (port & 0xFF) << 8 | port >> 8
 
 
 def rows_of(scene: Scene, order: str, entries: int, rounds: int) -> list[dict[str, Any]]:
