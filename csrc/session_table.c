@@ -192,6 +192,8 @@ void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 	const struct cold_part *cold;
 
+	/* Without this, gcc 12 finds the function without effect and leaves its calls out. */
+	__asm__ volatile("");
 	prefetch_bucket(entry_at(t, first * XG_BUCKET_ENTRIES), t->key_words);
 	/* Most sessions lie in their first bucket, whose cold parts lie in one line or in two. */
 	cold = &t->cold[(size_t)first * XG_BUCKET_ENTRIES];
@@ -243,10 +245,12 @@ static __u32 slot_for(struct xg_session_table *t, __u64 hash, __u32 now_ms)
 static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64 hash,
 			     __u32 kept)
 {
+	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
 	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
 	__u32 slot;
 
-	if (kept / XG_BUCKET_ENTRIES == second)
+	/* Both ways of a move say so of the first bucket before there are two, and after. */
+	if (kept / XG_BUCKET_ENTRIES == second || !goes_beyond(t, first))
 		return;
 	slot = slot_in(t, second, key, xg_hash_check(hash));
 	if (slot != XG_NO_SLOT)
