@@ -86,6 +86,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._housekept_at = 0
         self._turned_at = self._rest = 0
+        self._more_waits = False
         self._sweep = [0, 0]
         self._said = ""
         self._stay_attached = False
@@ -319,6 +320,7 @@ class Agent:
         if ready:
             self._pace()
         begun = time.monotonic_ns()
+        self._more_waits = False
         for key, _ in ready:
             reader: Callable[[int], None] = key.data
             reader(time.monotonic_ns())
@@ -332,13 +334,13 @@ class Agent:
         self._send(now)
         flush = self.config.gossip.timing.flush_interval_ms * NS_PER_MS
         taken = time.monotonic_ns() - begun
-        self._rest = min(max(flush, taken), REST_MOST * flush)
+        self._rest = 0 if self._more_waits else min(max(flush, taken), REST_MOST * flush)
         if self.fatal:
             raise self.fatal
 
     def _pace(self) -> None:
         """Under load one turn per flush interval, or less if the machine is slow: a turn costs
-        nearly the same for one event as for many. An agent that was idle turns at once."""
+        nearly the same for one event as for many. One that was idle, or behind, turns at once."""
         rest = self._turned_at + self._rest - time.monotonic_ns()
         if rest > 0:
             time.sleep(rest / NS_PER_S)
@@ -352,15 +354,11 @@ class Agent:
         self._housekept_at = now
         self.dataplane.heartbeat(now)
         timing = self.config.gossip.timing
-        tables = (self.dataplane.table4, self.dataplane.table6)
-        for table in tables:
-            table.sweep(
-                SWEEP_BUCKETS,
-                now // NS_PER_MS & 0xFFFFFFFF,
-                linger_ms=timing.linger_s * 1000,
-                unowned_ms=timing.unowned_ms,
-            )
-        self.ownership.sweep_statements(now // NS_PER_MS, timing.linger_s * 1000)
+        now_ms, linger_ms, unowned_ms = now // NS_PER_MS, timing.linger_s * 1000, timing.unowned_ms
+        for table in (self.dataplane.table4, self.dataplane.table6):
+            low = now_ms & 0xFFFFFFFF
+            table.sweep(SWEEP_BUCKETS, low, linger_ms=linger_ms, unowned_ms=unowned_ms)
+        self.ownership.sweep_statements(now_ms, linger_ms)
         if idle := self.claims.take_idle(now):
             self.core.handle_event(SocketEvents(idle), now)
         for event in self.kernel.resync_if_due(now):
@@ -382,8 +380,10 @@ class Agent:
     # ---- what can be read ----
 
     def _read_gossip(self, descriptor: int, now: int) -> None:
-        for data, sender in self.gossip.receive(DATAGRAMS_A_TURN, descriptor):
+        datagrams = self.gossip.receive(DATAGRAMS_A_TURN, descriptor)
+        for data, sender in datagrams:
             self.core.receive_datagram(data, sender, now)
+        self._more_waits |= len(datagrams) == DATAGRAMS_A_TURN
 
     def _read_kernel(self, now: int) -> None:
         for event in self.kernel.read(now):

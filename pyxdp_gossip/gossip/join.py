@@ -14,7 +14,7 @@ from pyxdp_gossip.gossip.membership import Roster
 from pyxdp_gossip.gossip.messages import Hello, PullBuckets, Shard, ShardEnd, Welcome
 from pyxdp_gossip.gossip.outbox import Outbox, Reach
 from pyxdp_gossip.gossip.rates import NS_PER_MS
-from pyxdp_gossip.gossip.records import OwnershipLog
+from pyxdp_gossip.gossip.records import RECORD_BYTES, OwnershipLog
 from pyxdp_gossip.gossip.wire import DatagramType
 from pyxdp_gossip.timing import Timing
 
@@ -24,6 +24,7 @@ REQUEST_MASK = (1 << 32) - 1
 ASKED_KEPT = 256  # as many as there are members
 REQUESTS_VALID = 1024  # a WELCOME may come late by so many HELLOs
 WELCOMES_ENOUGH = 2  # established members that tell of all others
+ON_THEIR_WAY_MAX = 2048  # datagrams of shards: a third of what the socket keeps, read in 0.2 s
 STRAGGLERS_WAIT = 20 * NS_PER_MS  # datagrams of a shard that its end overtook
 
 
@@ -31,11 +32,13 @@ STRAGGLERS_WAIT = 20 * NS_PER_MS  # datagrams of a shard that its end overtook
 class Pull:
     """One member's shard on its way. `count` is known once its end came.
 
+    `expected`: datagrams, by the sessions that the member says it has.
     `bitmap`: the buckets that were asked for; empty for the whole shard.
     """
 
     request: int
     retry_at: int
+    expected: int = 0
     bitmap: bytes = b""
     tries: int = 1
     position: int = 0
@@ -45,6 +48,8 @@ class Pull:
 
 class Join:
     """Asks every member for its shard; says *synced* once all came, *partial* if some did not.
+
+    Not all at once: what comes faster than it is read is lost, and asked for again.
 
     Args:
         greet: sends a HELLO to a place, or to the group if it is None.
@@ -71,6 +76,7 @@ class Join:
         self._greet = greet
         self._start = start
         self._pulls: dict[int, Pull] = {}
+        self._waiting: dict[int, Member] = {}  # to be asked, in this order
         self._request = first_request & REQUEST_MASK
         self._requests = 0
         self._hello_interval = timing.hello_interval_ms * NS_PER_MS
@@ -110,25 +116,51 @@ class Join:
         self._greet(reach, Hello(request, pull, members=True))
 
     def pull(self, member: Member, now: int) -> None:
-        """Ask a member for its shard; a shard on its way is asked for anew."""
+        """Ask a member for its shard when its turn comes; one on its way is asked for anew."""
         if not self._met_anyone:
             self._met_anyone = True
             self._ready_at = now + self._settle
-        self._pulls[member.host] = pull = Pull(self._next_request(), now + self._retry)
+        self._pulls.pop(member.host, None)
+        self._waiting[member.host] = member
         member.keeps_closed = True
-        self._ask(member.reach, pull.request, pull=True)
+
+    def _next_waiting(self) -> Member | None:
+        """Whom to ask now: one whose shard fits behind what is on its way."""
+        if not self._waiting:
+            return None
+        awaited = sum(self._awaited(host, pull) for host, pull in self._pulls.items())
+        for member in self._waiting.values():
+            if member.talks and (not awaited or awaited + self._size(member) <= ON_THEIR_WAY_MAX):
+                return member
+        return None
+
+    def _awaited(self, host: int, pull: Pull) -> int:
+        """Datagrams that may be on their way; not of one that does not answer."""
+        comes = pull.tries == 1 and _talks(self._roster, host)
+        return max(0, pull.expected - len(pull.numbers)) if comes else 0
+
+    def _size(self, member: Member) -> int:
+        """Datagrams of its shard, if all its sessions are IPv4."""
+        return 1 + member.sessions * RECORD_BYTES[4] // self._outbox.room.shard
+
+    def _ask_waiting(self, now: int) -> None:
+        while (member := self._next_waiting()) is not None:
+            del self._waiting[member.host]
+            pull = Pull(self._next_request(), now + self._retry, self._size(member))
+            self._pulls[member.host] = pull
+            self._ask(member.reach, pull.request, pull=True)
 
     def pull_buckets(self, member: Member, bitmap: bytes, now: int) -> None:
         """Ask a member for its sessions in the buckets that differ."""
-        pull = Pull(self._next_request(), now + self._retry, bitmap)
+        pull = Pull(self._next_request(), now + self._retry, bitmap=bitmap)
         self._pulls[member.host] = pull
         member.keeps_closed = True
         kind = DatagramType.MEMBERSHIP
         self._outbox.put(member.reach, kind, PullBuckets(pull.request, bitmap))
 
     def pulls(self, member: Member) -> bool:
-        """Whether something of a member is on its way."""
-        return member.host in self._pulls
+        """Whether something of a member is on its way, or will be asked for."""
+        return member.host in self._pulls or member.host in self._waiting
 
     def welcomed(self, welcome: Welcome) -> None:
         """Somebody told of the members: no more HELLOs to the group."""
@@ -188,6 +220,8 @@ class Join:
 
     def next_timer(self) -> int | None:
         """When to greet, ask again or conclude, in ns."""
+        if self._next_waiting() is not None:
+            return 0
         if self.synced and not self._pulls:
             return None
         roster = self._roster
@@ -220,6 +254,9 @@ class Join:
                 del self._pulls[host]
             elif member.talks and now >= pull.retry_at:
                 self._go_on(member, pull, now)
+        for host in [host for host, member in self._waiting.items() if not member.state.active]:
+            del self._waiting[host]
+        self._ask_waiting(now)
         if not self.synced:
             self._conclude(roster, now)
 
@@ -239,7 +276,7 @@ class Join:
             return
         tries = pull.tries + 1
         retry_at = now + self._retry * min(tries, RETRY_STEPS_MAX)
-        fresh = Pull(self._next_request(), retry_at, tries=tries)
+        fresh = Pull(self._next_request(), retry_at, pull.expected, tries=tries)
         self._pulls[member.host] = fresh
         self._tally.add("shards_retried")
         self._ask(member.reach, fresh.request, pull=True)

@@ -73,6 +73,7 @@ class Member:
     reach: tuple[str, int] | None = None
     established: bool = False  # it says that its own join ended
     versions: Versions | None = None  # of the wire format that it reads; None: not heard yet
+    sessions: int = 0  # that it says it has
     has_shard: bool = False  # all its sessions came once
     has_previous: bool = False  # entries of its incarnation before still count
     generation: int | None = None  # of its services; None: not heard yet

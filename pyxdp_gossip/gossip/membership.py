@@ -184,6 +184,7 @@ class Roster:
             self._tell(member)
         member.established = beat.state is not HostState.JOINING
         member.versions = beat.versions
+        member.sessions = beat.sessions
         if beat.state is HostState.DRAINING:
             self.signal(member, Signal.DRAINS, now)
         return member.batches.reach(beat.last_batch)

@@ -25,7 +25,7 @@ from pyxdp_gossip.gossip.wire import (
 )
 from pyxdp_gossip.key_file import Key
 
-REPLAY_WINDOW = 1024  # datagrams that may overtake each other; RFC 6479 uses the same size
+REPLAY_WINDOW = 8192  # datagrams that may overtake each other: as many as a socket keeps
 SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic ones get in
 SENDERS_OPEN = 2048  # with windows: twice the members; of others only where they stood is kept
 WINDOWS_PER_SENDER = 4  # this start, the one before it, and two hosts with one id
@@ -33,7 +33,7 @@ COOKIE_BYTES = 8  # what GUE's private data carries of the keyed cookie
 INSECURE_SECRET = hashlib.sha256(b"pyxdp-gossip insecure: known to everybody").digest()
 """The secret of POPs that chose to have none: their cookies only catch mistakes."""
 
-_ALL_SEEN = (1 << REPLAY_WINDOW) - 1
+_BLOCKS = REPLAY_WINDOW // 8 + 1  # one more than the window, which begins inside a block
 _SUBKEY_INFO = b"pyxdp-gossip datagram v1 "
 _COOKIE_INFO = b"pyxdp-gossip tunnel cookie v1"
 
@@ -86,29 +86,37 @@ class ReplayWindow:
     Args:
         highest: all counters up to this one count as seen.
 
-    Source: RFC 6479 (its window of blocks is one integer here, of `REPLAY_WINDOW` bits).
+    Source: RFC 6479 (its blocks are of 8 bits here).
     """
 
     __slots__ = ("_seen", "highest")
 
     def __init__(self, highest: int = -1) -> None:
         self.highest = highest
-        self._seen = _ALL_SEEN if highest >= 0 else 0  # bit i: highest - i
+        # Bit counter & 7 of byte (counter >> 3) % _BLOCKS; no bit beyond `highest` is set.
+        self._seen = bytearray(b"\xff" * _BLOCKS if highest >= 0 else _BLOCKS)
+        if highest >= 0:
+            self._seen[(highest >> 3) % _BLOCKS] = (2 << (highest & 7)) - 1
 
     def accept(self, counter: int) -> bool:
         """Note a counter; False if it was seen or is too old to know."""
         ahead = counter - self.highest
+        block, bit = (counter >> 3) % _BLOCKS, 1 << (counter & 7)
         if ahead > 0:
-            # A jump beyond the window leaves nothing of it, and must not shift by 2**64.
-            kept = self._seen << ahead if ahead < REPLAY_WINDOW else 0
-            self._seen = (kept | 1) & _ALL_SEEN
-            self.highest = counter
-            return True
-        bit = 1 << -ahead if -ahead < REPLAY_WINDOW else 0
-        if bit == 0 or self._seen & bit:
+            self._advance(counter)
+        elif ahead <= -REPLAY_WINDOW or self._seen[block] & bit:
             return False
-        self._seen |= bit
+        self._seen[block] |= bit
         return True
+
+    def _advance(self, counter: int) -> None:
+        old, new = self.highest >> 3, counter >> 3
+        if new - old < _BLOCKS:
+            for block in range(old + 1, new + 1):
+                self._seen[block % _BLOCKS] = 0
+        else:
+            self._seen = bytearray(_BLOCKS)
+        self.highest = counter
 
 
 class Envelope:
