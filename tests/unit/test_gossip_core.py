@@ -223,6 +223,22 @@ def test_a_restarted_agent_keeps_its_sessions_until_its_shard_is_complete() -> N
     assert not any(isinstance(row, DuplicateHost) for row in again.events)
 
 
+def test_what_an_earlier_start_said_is_ignored_when_it_comes_after_the_next_one() -> None:
+    pop = Pop()
+    first, second = pop.start_all(1, 2)
+    pop.delay = lambda source, target, data: 3000 if source == "10.8.0.2" else 0
+    pop.happens(second, event(OPEN, 5))
+    pop.run(1)
+    pop.delay = lambda source, target, data: 0
+    second.running = False
+    pop.start(2)
+    pop.run(2000)
+    assert first.core.counters.old_incarnation == 0
+    pop.run(1500)
+    assert first.core.counters.old_incarnation > 0
+    assert first.owner(5) is None
+
+
 def test_a_host_that_leaves_is_gone_at_once() -> None:
     pop = Pop()
     first, second = pop.start_all(1, 2)
