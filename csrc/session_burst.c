@@ -3,7 +3,8 @@
  * The burst look-up: hashes and compares many sessions at once, by the widest instructions.
  *
  * (reader) Follows the protocol of session_lookup.h, with the moves counted once a burst. A vector
- * load only says where to look; key and meta word are then read whole, and decide.
+ * load only says where to look; key and meta word are then read whole, and decide. A gather reads
+ * each word whole.
  */
 #include "session_burst.h"
 #include "session_slots.h"
@@ -11,14 +12,16 @@
 #include <errno.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
 #define LANES_MAX 8u
 #define USED ((__u64)XG_META_USED << XG_META_FLAGS_SHIFT)
 #define USED_AND_CHECK (USED | 0xffffffffull)
+#define BEYOND ((long long)((__u64)XG_META_BEYOND << XG_META_FLAGS_SHIFT))
 /* A flag of struct xg_owner_state, in the word that it is read as. */
-#define XG_STATE_FLAG(flag) ((__u64)(flag) << 8)
+#define STATE(flag) ((__u64)(flag) << 8)
 #define NO_MATCH_BIT 16	/* 64-bit words of the longer bucket */
 #define NO_MATCH (1u << NO_MATCH_BIT)
 
@@ -160,6 +163,7 @@ XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, const void *key, __
 }
 
 #include "session_burst_body.h"
+#include "session_burst_gather.h"
 
 /* ---- AVX2 ---- */
 
@@ -214,24 +218,43 @@ struct burst {
 	take_plan take4, take6;
 };
 
+static enum xg_burst_isa widest = XG_BURST_ANY;
+
 static const struct burst bursts[] = {
 	[XG_BURST_ANY] = { plan4_any, plan6_any, take4_any, take6_any },
 #if defined(__x86_64__)
 	[XG_BURST_AVX2] = { plan4_avx2, plan6_avx2, take4_avx2, take6_avx2 },
 	[XG_BURST_AVX512] = { plan4_avx512, plan6_avx512, take4_avx512, take6_avx512 },
+	[XG_BURST_GATHER] = { plan4_avx512, plan6_avx512, take4_gather, take6_gather },
 #endif
 };
 
-enum xg_burst_isa xg_session_burst_widest(void)
-{
 #if defined(__x86_64__)
+
+/* Processors without AVX512-FP16 are slow at gathers, most by a mitigation of Downfall. */
+static bool gathers_are_quick(void)
+{
+	const unsigned int avx512_fp16 = 1u << 23;	/* of leaf 7, EDX */
+	unsigned int eax, ebx, ecx, edx;
+
+	return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & avx512_fp16;
+}
+
+/* Once: in a virtual machine the processor's own answer costs a thousand look-ups. */
+static __attribute__((constructor)) void find_widest(void)
+{
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
 	    __builtin_cpu_supports("avx512vl"))
-		return XG_BURST_AVX512;
-	if (__builtin_cpu_supports("avx2"))
-		return XG_BURST_AVX2;
+		widest = gathers_are_quick() ? XG_BURST_GATHER : XG_BURST_AVX512;
+	else if (__builtin_cpu_supports("avx2"))
+		widest = XG_BURST_AVX2;
+}
+
 #endif
-	return XG_BURST_ANY;
+
+enum xg_burst_isa xg_session_burst_widest(void)
+{
+	return widest;
 }
 
 static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, const void *keys,
@@ -244,7 +267,7 @@ static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, con
 void xg_session_table_plan(const struct xg_session_table *t, const void *keys, unsigned int count,
 			   struct xg_burst_plan *plan)
 {
-	plan_by(t, xg_session_burst_widest(), keys, count, plan);
+	plan_by(t, widest, keys, count, plan);
 }
 
 void xg_session_table_take(const struct xg_session_table *t, struct xg_burst_plan *plan)

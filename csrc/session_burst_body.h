@@ -49,8 +49,8 @@ XG_TARGET XG_INLINE void XG_ISA(leave_valid)(const struct xg_owner_state *owners
 	for (unsigned int i = 0; i < XG_LANES; i++)
 		state[i] = XG_LOAD64(&owners[xg_meta_owner(metas[i])]);
 	epoch = meta >> XG_META_EPOCH_SHIFT & 0xff;
-	known = -(state / XG_STATE_FLAG(XG_OWNER_ACTIVE) & 1);
-	previous = -(state / XG_STATE_FLAG(XG_OWNER_PREVIOUS) & 1);
+	known = -(state / STATE(XG_OWNER_ACTIVE) & 1);
+	previous = -(state / STATE(XG_OWNER_PREVIOUS) & 1);
 	previous &= (XG_ISA(lanes))(epoch == ((state - 1) & 0xff));
 	known &= (XG_ISA(lanes))(epoch == (state & 0xff)) | previous;
 	known |= (XG_ISA(lanes))((meta >> XG_META_OWNER_SHIFT & 0xffff) == XG_HOST_UNOWNED);

@@ -68,6 +68,11 @@ static void ask_widest(struct contest *c)
 	ask_ours(c, xg_session_burst_widest());
 }
 
+static void ask_avx512(struct contest *c)
+{
+	ask_ours(c, XG_BURST_AVX512);
+}
+
 static void ask_avx2(struct contest *c)
 {
 	ask_ours(c, XG_BURST_AVX2);
@@ -135,6 +140,8 @@ static unsigned int entrants(const struct contest *c, struct entrant *list)
 #ifdef WITH_DPDK
 	list[count++] = (struct entrant){ "rte_hash", ask_rte };
 #endif
+	if (xg_session_burst_widest() > XG_BURST_AVX512)
+		list[count++] = (struct entrant){ "ours_avx512", ask_avx512 };
 	if (xg_session_burst_widest() > XG_BURST_AVX2)
 		list[count++] = (struct entrant){ "ours_avx2", ask_avx2 };
 	list[count++] = (struct entrant){ "ours_any", ask_any };
