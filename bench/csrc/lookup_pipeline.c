@@ -32,7 +32,7 @@ struct pipeline *pipeline_make(const struct xg_session_table *table4, struct xg_
 
 	if (!p)
 		return NULL;
-	p->umem = map_pages(RING * CHUNK, MADV_NOHUGEPAGE);	/* as an AF_XDP loop's */
+	p->umem = map_pages(RING * CHUNK, MADV_HUGEPAGE);	/* as the product's Umem */
 	if (p->umem == MAP_FAILED || xg_service_put(p->services, PLACES - 1, &service))
 		return NULL;
 	p->headers = headers;
