@@ -77,6 +77,7 @@ class Join:
         self._start = start
         self._pulls: dict[int, Pull] = {}
         self._waiting: dict[int, Member] = {}  # to be asked, in this order
+        self._came_at = now - timing.pull_retry_ms * NS_PER_MS  # the last datagram of any shard
         self._request = first_request & REQUEST_MASK
         self._requests = 0
         self._hello_interval = timing.hello_interval_ms * NS_PER_MS
@@ -185,6 +186,7 @@ class Join:
         pull.numbers.add(shard.number)
         pull.position = shard.position
         pull.retry_at = now + self._retry
+        self._came_at = now
         return True
 
     def end(self, member: Member, end: ShardEnd, now: int) -> None:
@@ -253,7 +255,10 @@ class Join:
             if member is None or not member.state.active:
                 del self._pulls[host]
             elif member.talks and now >= pull.retry_at:
-                self._go_on(member, pull, now)
+                if pull.count is None and now < self._came_at + self._retry:
+                    pull.retry_at = self._came_at + self._retry  # it may wait behind the others'
+                else:
+                    self._go_on(member, pull, now)
         for host in [host for host, member in self._waiting.items() if not member.state.active]:
             del self._waiting[host]
         self._ask_waiting(now)

@@ -93,6 +93,19 @@ def test_a_shard_is_asked_for_while_the_end_of_another_is_on_its_way(
     assert newcomer.core.counters.shards_received == 0
 
 
+def test_a_shard_behind_the_others_is_not_asked_for_again() -> None:
+    """What waits in the socket is not lost: as long as shards come, its turn will."""
+    pop, _hosts = filled(1, 2, 3, 4)
+    late = {"10.8.0.1": 250, "10.8.0.2": 500, "10.8.0.3": 750, "10.8.0.4": 1000}
+    pop.delay = lambda source, target, data: (
+        late[source] if target == NEWCOMER and data[1] & 0x7F == SNAPSHOT else 0
+    )
+    newcomer = pop.start(9)
+    pop.run(1500)
+    assert newcomer.synced() == [False]
+    assert newcomer.core.counters.shards_retried == 0
+
+
 def test_one_that_dies_before_its_turn_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "ON_THEIR_WAY_MAX", 1)
     pop, hosts = filled(1, 2, 3)
