@@ -77,7 +77,7 @@ class Join:
         self._start = start
         self._pulls: dict[int, Pull] = {}
         self._waiting: dict[int, Member] = {}  # to be asked, in this order
-        self._came_at = now - timing.pull_retry_ms * NS_PER_MS  # the last datagram of any shard
+        self._came_at = now  # the last datagram of any shard, or the start
         self._request = first_request & REQUEST_MASK
         self._requests = 0
         self._hello_interval = timing.hello_interval_ms * NS_PER_MS
@@ -227,12 +227,18 @@ class Join:
         if self.synced and not self._pulls:
             return None
         roster = self._roster
-        times = [pull.retry_at for host, pull in self._pulls.items() if _talks(roster, host)]
+        times = [self._due(pull) for host, pull in self._pulls.items() if _talks(roster, host)]
         if self._hello_at is not None:
             times.append(self._hello_at)
         if not self.said:
             times.append(self._concludes_at(roster))
         return min(times, default=None)
+
+    def _due(self, pull: Pull) -> int:
+        """When it is asked again; not while shards come, behind which its own may wait."""
+        if pull.count is not None:
+            return pull.retry_at
+        return max(pull.retry_at, self._came_at + self._retry)
 
     def _concludes_at(self, roster: Roster) -> int:
         if any(_is_open(member) for member in roster):
@@ -254,11 +260,8 @@ class Join:
             member = roster.get(host)
             if member is None or not member.state.active:
                 del self._pulls[host]
-            elif member.talks and now >= pull.retry_at:
-                if pull.count is None and now < self._came_at + self._retry:
-                    pull.retry_at = self._came_at + self._retry  # it may wait behind the others'
-                else:
-                    self._go_on(member, pull, now)
+            elif member.talks and now >= self._due(pull):
+                self._go_on(member, pull, now)
         for host in [host for host, member in self._waiting.items() if not member.state.active]:
             del self._waiting[host]
         self._ask_waiting(now)

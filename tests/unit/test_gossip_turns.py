@@ -53,29 +53,30 @@ def knows_all(newcomer: Host, hosts: int) -> bool:
     return owners == [1 + client // SESSIONS for client in range(hosts * SESSIONS)]
 
 
-def test_shards_that_do_not_fit_together_come_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(join, "ON_THEIR_WAY_MAX", 10)
+def joins_four() -> tuple[Host, list[int]]:
+    """A slow newcomer that has all of four hosts' sessions, and the pauses between their shards."""
     pop, _hosts = filled(1, 2, 3, 4)
     newcomer, begins = slow_newcomer(pop)
     pop.run(1000)
     assert newcomer.synced() == [False]
     assert knows_all(newcomer, 4)
     assert len(begins) == 4
-    assert all(pause >= SOCKET for pause in pauses(begins))
+    return newcomer, pauses(begins)
+
+
+def test_shards_that_do_not_fit_together_come_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(join, "ON_THEIR_WAY_MAX", 10)
+    newcomer, between = joins_four()
+    assert all(pause >= SOCKET for pause in between)
     counters = newcomer.core.counters
     assert (counters.shards_received, counters.shards_retried, counters.pulls_cut) == (4, 0, 0)
 
 
 def test_shards_that_fit_come_together() -> None:
-    pop, _hosts = filled(1, 2, 3, 4)
-    newcomer, begins = slow_newcomer(pop)
-    pop.run(1000)
-    assert newcomer.synced() == [False]
-    assert knows_all(newcomer, 4)
-    assert len(begins) == 4
-    assert all(pause < SOCKET for pause in pauses(begins))
+    _newcomer, between = joins_four()
+    assert all(pause < SOCKET for pause in between)
 
 
 def test_a_shard_is_asked_for_while_the_end_of_another_is_on_its_way(
