@@ -171,6 +171,24 @@ static void test_put_get_remove(int family)
 	xg_session_table_destroy(t);
 }
 
+/* The check alone does not make an entry the session's: each word of the key counts. */
+static void test_same_check_and_another_key(int family)
+{
+	struct xg_session_table *t = make(family, 64);
+	struct key key = key_of(family, 5);
+	__u64 *entry;
+
+	assert(put(t, 5, 1, 0, 5) == 0);
+	entry = entry_at(t, xg_session_table_locate(t, key.words, hash_of(t, key.words)));
+	for (__u32 word = 0; word < t->key_words; word++) {
+		entry[word] ^= 1ull << 63;
+		assert(owner_of(t, 5) == -1);
+		entry[word] ^= 1ull << 63;
+		assert(owner_of(t, 5) == 1);
+	}
+	xg_session_table_destroy(t);
+}
+
 /* All lengths of a burst, with hits, misses, and entries that are void. */
 static void test_bursts(int family)
 {
@@ -468,6 +486,7 @@ int main(void)
 	test_sweep();
 	for (int family = 4; family <= 6; family += 2) {
 		test_put_get_remove(family);
+		test_same_check_and_another_key(family);
 		test_bursts(family);
 		test_four_fifths_without_refusal(family);
 		test_a_thousand_fillings(family);

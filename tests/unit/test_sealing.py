@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyxdp_gossip.config import HOST_ID_MAX
@@ -267,10 +267,12 @@ def test_the_window_accepts_what_a_set_would_accept(start: int, counters: list[i
     STARTS,
     st.lists(
         st.integers(-20, 20)
-        | st.sampled_from([REPLAY_WINDOW - 1, REPLAY_WINDOW, REPLAY_WINDOW + 8, -REPLAY_WINDOW]),
+        | st.sampled_from([sign * (REPLAY_WINDOW + more) for sign in (-1, 1) for more in (-1, 0, 8)]),
         max_size=300,
     ),
 )
+@example(16, [2, -1])  # one is jumped over, and comes
+@example(-1, [16, REPLAY_WINDOW - 1, 1 - REPLAY_WINDOW])  # the window's last, a second time
 def test_the_window_accepts_neighbours_in_any_order(start: int, steps: list[int]) -> None:
     check_window(start, (max(0, counter) for counter in accumulate(steps, initial=start)))
 
