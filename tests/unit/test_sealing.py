@@ -267,8 +267,7 @@ def test_the_window_accepts_what_a_set_would_accept(start: int, counters: list[i
 @given(
     STARTS,
     st.lists(
-        st.integers(-20, 20)
-        | st.sampled_from([sign * size for sign in (-1, 1) for size in EDGES]),
+        st.integers(-20, 20) | st.sampled_from([sign * size for sign in (-1, 1) for size in EDGES]),
         max_size=300,
     ),
 )
