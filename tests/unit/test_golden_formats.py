@@ -147,7 +147,8 @@ def test_the_table_of_formats_agrees_with_the_models() -> None:
 
 FOUR, SIX = st.ip_addresses(v=4), st.ip_addresses(v=6)
 PORT = st.integers(0, 65535)
-LONGEST = 9000 - 40 - 20 - 70  # payload, beside the largest headers in a jumbo frame
+WIDEST = max(flavour.overhead for flavour in FLAVOURS)
+LONGEST = 9000 - WIDEST - 40 - 20  # payload of TCP over IPv6 that a jumbo frame has room for
 
 
 @st.composite
@@ -168,6 +169,16 @@ def frames(draw: st.DrawFn) -> bytes:
     pattern, size = draw(st.binary(min_size=1, max_size=9)), draw(st.integers(0, LONGEST))
     payload = (pattern * size)[:size]
     return bytes(Ether(dst=OWN_MAC.hex(":")) / layers / Raw(payload)) + padding
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS, ids=name_of)
+def test_the_longest_packet_fits_and_one_byte_more_does_not(flavour: Flavour) -> None:
+    one = replace(built(flavour, ROUTES[PEER]), mtu=9000)
+    head = Ether(dst=OWN_MAC.hex(":")) / IPv6(src="2001:db8::1", dst="2001:db8::2") / TCP()
+    longest = LONGEST + WIDEST - flavour.overhead
+    assert len(one.apply(bytes(head / Raw(bytes(longest))))) == one.l2_len + 9000
+    with pytest.raises(ValueError, match="9001 bytes, the path takes 9000"):
+        one.apply(bytes(head / Raw(bytes(longest + 1))))
 
 
 @st.composite
