@@ -86,7 +86,7 @@ def pipeline_alone() -> Path:
 
 
 def _pipeline() -> list[Path]:
-    objects = [_object(CSRC / f"{name}.c") for name in (*TABLE, "forward")]
+    objects = [_object(CSRC / f"{name}.c") for name in (*TABLE, "forward", "flow_hashes")]
     return [*objects, _object(HERE / "csrc" / "lookup_pipeline.c")]
 
 

@@ -13,6 +13,7 @@
 #include "decide.h"
 #include "forward_keys.h"
 #include "forward_pieces.h"
+#include "forward_plain.h"
 #include "note.h"
 #include "receive.h"
 #include "too_big.h"
@@ -53,11 +54,9 @@ static uint32_t exceed(const struct xg_forwarder *forwarder, struct xg_frame *fr
 }
 
 /* Outer headers in the place of what lies in front of the IP header. False: there is no room for
- * them, or they are of no known kind; then nothing was done. Always inline: what is known of the
- * packet where it is called stays known. */
-static inline __attribute__((always_inline)) bool
-put_headers(struct xg_frame *frame, const struct xg_template *tmpl, const struct xg_packet *packet,
-	    uint8_t mark, uint32_t inner_sum)
+ * them, or they are of no known kind; then nothing was done. */
+static bool put_headers(struct xg_frame *frame, const struct xg_template *tmpl,
+			const struct xg_packet *packet, uint8_t mark, uint32_t inner_sum)
 {
 	const uint32_t l3_offset = packet->l3_offset;
 	uint32_t written;
@@ -303,42 +302,25 @@ static uint32_t without_stack(uint32_t ending)
 	}
 }
 
-/* A stray whose headers fit, as nearly all do. False: another one, with which nothing was done. */
-static inline bool forward_plain(const struct xg_forwarder *forwarder, struct xg_frame *frame,
-				 const struct xg_packet *packet, __u64 meta)
+/* What the table says of a frame that has a key. */
+static __u64 meta_of(const struct burst *burst, struct group *group, uint32_t i)
 {
-	const struct xg_template *tmpl;
-
-	if (xg_decide(packet, meta, forwarder->host, 1) != XG_DECIDE_STRAY)
-		return false;
-	tmpl = xg_forward_template(
-		forwarder,
-		xg_owner_load(&forwarder->owners[xg_meta_owner(meta)]).template_index);
-	return tmpl && xg_outer_ip_len(tmpl, packet) <= tmpl->mtu &&
-	       !(tmpl->flags & XG_TEMPLATE_SUM) && put_headers(frame, tmpl, packet, 0, 0);
+	return lookup_of(group, &burst->packets[i])->plan.metas[burst->key_at[i]];
 }
 
 static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, uint32_t i,
-		      struct burst *burst)
+		      struct burst *burst, struct group *group)
 {
 	struct xg_packet *packet = &burst->packets[i];
 
-	if (burst->kind[i] == PLAIN) {
-		const struct xg_packet plain = plain_packet(frame);
-
-		if (forward_plain(forwarder, frame, &plain, burst->metas[i])) {
-			frame->ending = XG_COUNT_stray_forwarded;
-			forwarder->counters[XG_COUNT_stray_forwarded]++;
-			return;
-		}
-		*packet = plain;
-		burst->kind[i] = OF_SERVICE;
-	}
+	if (burst->kind[i] == SENT)
+		return;
 	if (burst->kind[i] == OF_SERVICE)
 		frame->ending = act(forwarder, frame, packet, burst->services[i],
-				    burst->metas[i]);
+				    meta_of(burst, group, i));
 	else if (burst->kind[i] == OF_ICMP_ERROR)
-		frame->ending = act_on_error(forwarder, frame, packet, burst->metas[i]);
+		frame->ending = act_on_error(forwarder, frame, packet,
+					     meta_of(burst, group, i));
 	else if (burst->kind[i] == OF_TUNNEL)
 		frame->ending = take_tunnel(forwarder, frame, packet);
 	else if (burst->kind[i] == NOTED)
@@ -354,12 +336,14 @@ static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, ui
 static void end_group(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t from,
 		      uint32_t to, struct burst *burst)
 {
-	struct group *group = &burst->groups[from / GROUP % 2];
+	struct group *group = &burst->groups[from / XG_GROUP % 2];
 
-	look_up(forwarder->table4, &group->v4, from, to, burst->metas);
-	look_up(forwarder->table6, &group->v6, from, to, burst->metas);
+	look_up(forwarder->table4, &group->v4);
+	look_up(forwarder->table6, &group->v6);
+	if (send_runs(forwarder, frames, burst, group) == to - from)
+		return;
 	for (uint32_t i = from; i < to; i++)
-		end_frame(forwarder, &frames[i], i, burst);
+		end_frame(forwarder, &frames[i], i, burst, group);
 }
 
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count)
@@ -369,15 +353,18 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 
 	if (count > XG_BURST)
 		return -E2BIG;
-	burst.shape.service = NULL;
+	burst.count = count;
+	burst.shape.len = NO_SHAPE;
+	for (from = 0; from < count && from < AHEAD; from++)
+		call_line(frames[from].data);
 	for (from = 0; from < count; from = to) {
-		to = count - from > GROUP ? from + GROUP : count;
+		to = count - from > XG_GROUP ? from + XG_GROUP : count;
 		begin_group(forwarder, frames, from, to, &burst);
 		if (from)
-			end_group(forwarder, frames, from - GROUP, from, &burst);
+			end_group(forwarder, frames, from - XG_GROUP, from, &burst);
 	}
 	if (count)
-		end_group(forwarder, frames, (count - 1) / GROUP * GROUP, count, &burst);
+		end_group(forwarder, frames, (count - 1) / XG_GROUP * XG_GROUP, count, &burst);
 	return 0;
 }
 

@@ -32,12 +32,12 @@ struct xg_frame {
 	uint32_t beyond;	/* bytes of it in further buffers, which are not seen here */
 	uint32_t ending;	/* enum xg_counter; its action is in stats.h */
 	uint16_t outer_len;	/* bytes of outer headers that were written; 0: none */
-	uint16_t copy_from;	/* first place in the flood list that still has to get a copy */
-	uint16_t copy_to;	/* the place after the last one */
-	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
-	uint8_t mark;		/* XG_MARK_* that were set */
 	uint16_t inner_mtu;	/* too big: what would have fit the path, the least of several */
 	uint16_t pieces;	/* fragments still to be sent, each in a frame of its own */
+	uint8_t family;		/* of the packet behind the outer headers, 4 or 6 */
+	uint8_t mark;		/* XG_MARK_* that were set */
+	uint16_t copy_from;	/* first place in the flood list that still has to get a copy */
+	uint16_t copy_to;	/* the place after the last one */
 	uint16_t piece;		/* number of the next one */
 	uint16_t piece_template;	/* whose headers they get */
 	uint16_t source_port_be;	/* of a later fragment's session */

@@ -19,55 +19,102 @@
 
 #define KEY_WORDS_V4 1
 #define KEY_WORDS_V6 3
-#define GROUP 32u
+/* So many frames ahead a frame's first line is called for, and both lines once more before they
+ * are written. Not for a whole burst at once: chunks of 2 KiB fall into few sets of the first
+ * cache, which would not hold them. */
+#define AHEAD 12u
+#define AHEAD_OF_WRITING 4u
 
 struct lookup {
-	__u64 keys[GROUP * XG_KEY_WORDS_MAX];
-	uint32_t frame_of[GROUP];
+	__u64 keys[XG_GROUP * XG_KEY_WORDS_MAX];
 	uint32_t count;
 	struct xg_burst_plan plan;
+};
+
+/* Plain frames of one shape that follow each other, in the burst and among v4's keys. */
+struct run {
+	uint32_t frame, at;	/* of its first one */
+	uint32_t count;
+	const struct xg_service *service;
 };
 
 /* What is looked up together: of each family. */
 struct group {
 	struct lookup v4;
 	struct lookup v6;
+	struct xg_plain plain;	/* of frames in runs, in the places of their keys */
+	__u32 hashes[XG_GROUP];	/* of their flows */
+	struct run runs[XG_GROUP];
+	uint32_t run_count;
 };
 
-enum kind { ENDED, PLAIN, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR, NOTED };
+enum kind { SENT, ENDED, OF_SERVICE, OF_TUNNEL, OF_ICMP_ERROR, NOTED };
 
 struct burst {
 	struct xg_packet packets[XG_BURST];
-	__u64 metas[XG_BURST];
 	const struct xg_service *services[XG_BURST];
-	struct shape shape;	/* of the last frame for a service */
+	uint8_t key_at[XG_BURST];	/* among its family's */
 	uint8_t kind[XG_BURST];
+	uint32_t count;
+	struct shape shape;	/* of the last frame for a service */
 	struct group *group;	/* of the frames that are parsed */
 	struct group groups[2];	/* in turn */
 };
 
+static inline struct lookup *lookup_of(struct group *group, const struct xg_packet *packet)
+{
+	return packet->family == 4 ? &group->v4 : &group->v6;
+}
+
 static inline void add_key(struct burst *burst, uint32_t frame, uint16_t slot)
 {
 	const struct xg_packet *packet = &burst->packets[frame];
-	struct lookup *lookup = packet->family == 4 ? &burst->group->v4 : &burst->group->v6;
+	struct lookup *lookup = lookup_of(burst->group, packet);
 	uint32_t words = packet->family == 4 ? KEY_WORDS_V4 : KEY_WORDS_V6;
 
 	xg_forward_key(packet, slot, &lookup->keys[lookup->count * words]);
-	lookup->frame_of[lookup->count++] = frame;
+	burst->key_at[frame] = (uint8_t)lookup->count++;
 }
 
-/* The same for a frame of the shape of the one before. */
-static inline void add_plain(const struct xg_frame *frame, uint32_t i, struct burst *burst)
+/* Nothing is written yet, and nothing is to be sent beside the frame. */
+static inline void clear_wishes(struct xg_frame *frame)
 {
-	const struct plain_headers *headers = (const void *)frame->data;
-	struct lookup *lookup = &burst->group->v4;
-	struct xg_key4 key = { headers->ip.source_be, headers->tcp.source_port_be,
-			       burst->shape.service->slot };
+	frame->outer_len = frame->inner_mtu = frame->pieces = frame->copy_from = frame->copy_to = 0;
+}
 
-	burst->kind[i] = PLAIN;
-	burst->services[i] = burst->shape.service;
-	memcpy(&lookup->keys[lookup->count], &key, sizeof(key));
-	lookup->frame_of[lookup->count++] = i;
+static inline void call_line(const uint8_t *line)
+{
+	/* Without this, gcc 12 finds the function without effect and leaves its calls out. */
+	__asm__ volatile("");
+	__builtin_prefetch(line, 1);
+}
+
+/* The line in front of a frame that is parsed, where its outer headers will lie, and the first one
+ * of a frame to come. */
+static inline void call_frames(const struct xg_frame *frames, uint32_t i, uint32_t count)
+{
+	call_line(frames[i].data - 1);
+	if (i + AHEAD < count)
+		call_line(frames[i + AHEAD].data);
+}
+
+/* The same for a run from frame `i` on. Returns the first frame behind it. */
+static inline uint32_t add_run(const struct xg_frame *frames, uint32_t i, uint32_t to,
+			       struct burst *burst)
+{
+	const struct shape shape = burst->shape;
+	struct group *group = burst->group;
+	struct run *run = &group->runs[group->run_count];
+	uint32_t at = group->v4.count;
+
+	*run = (struct run){ .frame = i, .at = at, .service = shape.service };
+	for (; i < to && has_shape(&shape, &frames[i], &group->plain, at, &group->v4.keys[at]);
+	     i++, at++)
+		call_frames(frames, i, burst->count);
+	run->count = i - run->frame;
+	group->v4.count = at;
+	group->run_count += run->count > 0;
+	return i;
 }
 
 /* A frame without ports. Of fragments nothing is remembered here: the XDP program sends them. */
@@ -108,11 +155,7 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	const struct xg_service *service;
 	int reason;
 
-	frame->outer_len = frame->copy_from = frame->copy_to = frame->inner_mtu = frame->pieces = 0;
-	if (has_shape(&burst->shape, frame)) {
-		add_plain(frame, i, burst);
-		return;
-	}
+	clear_wishes(frame);
 	burst->kind[i] = ENDED;
 	reason = xg_parse_whole(frame, packet);
 	if (forwarder->reads_notes && is_noted(frame)) {
@@ -137,43 +180,35 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	}
 }
 
-static void call_lines(const struct xg_session_table *table, struct lookup *lookup)
+static void call_buckets(const struct xg_session_table *table, struct lookup *lookup)
 {
 	if (lookup->count && table)
 		xg_session_table_plan(table, lookup->keys, lookup->count, &lookup->plan);
+	else	/* without a table there is no session */
+		memset(lookup->plan.metas, 0, lookup->count * sizeof(*lookup->plan.metas));
 }
 
-/* What the table says of the frames from `from` to `to`. */
-static void look_up(const struct xg_session_table *table, struct lookup *lookup, uint32_t from,
-		    uint32_t to, __u64 metas[XG_BURST])
+static void look_up(const struct xg_session_table *table, struct lookup *lookup)
 {
-	if (!lookup->count || !table)
-		return;
-	xg_session_table_take(table, &lookup->plan);
-	if (lookup->count == to - from) {	/* of all of them, in their order */
-		memcpy(&metas[from], lookup->plan.metas, lookup->count * sizeof(*metas));
-		return;
-	}
-	for (uint32_t i = 0; i < lookup->count; i++)
-		metas[lookup->frame_of[i]] = lookup->plan.metas[i];
+	if (lookup->count && table)
+		xg_session_table_take(table, &lookup->plan);
 }
 
 /* Up to the moment when the table's answers are needed. */
 static void begin_group(const struct xg_forwarder *forwarder, struct xg_frame *frames,
 			uint32_t from, uint32_t to, struct burst *burst)
 {
-	struct group *group = &burst->groups[from / GROUP % 2];
+	struct group *group = &burst->groups[from / XG_GROUP % 2];
 
 	burst->group = group;
-	group->v4.count = group->v6.count = 0;
-	for (uint32_t i = from; i < to; i++) {
-		/* where the outer headers will lie */
-		__builtin_prefetch(frames[i].data - 1, 1);
-		burst->metas[i] = 0;
+	group->v4.count = group->v6.count = group->run_count = 0;
+	for (uint32_t i = add_run(frames, from, to, burst); i < to;
+	     i = add_run(frames, i + 1, to, burst)) {
+		call_frames(frames, i, burst->count);
 		parse_one(forwarder, &frames[i], i, burst);
 	}
-	call_lines(forwarder->table4, &group->v4);
-	call_lines(forwarder->table6, &group->v6);
+	call_buckets(forwarder->table4, &group->v4);
+	call_buckets(forwarder->table6, &group->v6);
 }
 
 #endif

@@ -41,25 +41,31 @@ _Static_assert(__builtin_offsetof(struct xg_template, flags) ==
 	       __builtin_offsetof(struct xg_template, len) + 7, "one word: xg_template_kind");
 _Static_assert(sizeof(struct xg_template) == 128, "two cache lines; shared with BPF and Python");
 
-/* Entropy for the outer UDP source port: the flow's hash, the same in both planes. */
-XG_INLINE __u32 xg_flow_hash(const struct xg_packet *packet)
+/* Entropy for the outer UDP source port: the flow's hash, the same in both planes. Of the addresses
+ * and the ports of both ends, in one word each. */
+XG_INLINE __u32 xg_mix_flow(__u64 addresses, __u64 ports)
 {
-	__u64 mix = ((__u64)packet->source_be[3] << 32) | packet->destination_be[3];
+	__u64 mix = addresses + ports * 0x9e3779b97f4a7c15ull;
 
-	mix ^= ((__u64)packet->source_be[0] ^ packet->source_be[2]) << 16;
-	mix ^= packet->source_be[1];
-	mix += ((__u64)packet->source_port_be << 16 | packet->destination_port_be) *
-	       0x9e3779b97f4a7c15ull;
 	mix ^= mix >> 32;
 	mix *= 0xd6e8feb86659fd93ull;
 	return (__u32)(mix >> 32);
 }
 
+XG_INLINE __u32 xg_flow_hash(const struct xg_packet *packet)
+{
+	__u64 addresses = ((__u64)packet->source_be[3] << 32) | packet->destination_be[3];
+
+	addresses ^= ((__u64)packet->source_be[0] ^ packet->source_be[2]) << 16;
+	addresses ^= packet->source_be[1];
+	return xg_mix_flow(addresses, (__u64)packet->source_port_be << 16 |
+				      packet->destination_port_be);
+}
+
+/* Both halves are added to each other: the lower sum's carry goes into the upper one. */
 XG_INLINE __u16 xg_fold(__u32 sum)
 {
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (__u16)sum;
+	return (__u16)((sum + (sum >> 16 | sum << 16)) >> 16);
 }
 
 /* Bytes of the outer IP packet that would carry `packet`. */
@@ -69,7 +75,8 @@ XG_INLINE __u32 xg_outer_ip_len(const struct xg_template *tmpl, const struct xg_
 }
 
 /* Copies `len` (a constant, even) bytes of a template; in BPF by words, where a memcpy of unknown
- * alignment would go by bytes. */
+ * alignment would go by bytes. Elsewhere in two parts: the last one overwrites the frame's own
+ * Ethernet header, which mostly begins a cache line, and no store lies in two of them. */
 XG_INLINE void xg_template_copy(__u8 *dst, const __u8 *bytes, const __u32 len)
 {
 #ifdef __bpf__
@@ -80,7 +87,8 @@ XG_INLINE void xg_template_copy(__u8 *dst, const __u8 *bytes, const __u32 len)
 	for (; at < len; at += 2)
 		*(__u16 *)(dst + at) = *(const __u16 *)(bytes + at);
 #else
-	__builtin_memcpy(dst, bytes, len);
+	__builtin_memcpy(dst, bytes, len - XG_ETH_LEN);
+	__builtin_memcpy(dst + len - XG_ETH_LEN, bytes + len - XG_ETH_LEN, XG_ETH_LEN);
 #endif
 }
 
@@ -134,21 +142,20 @@ XG_INLINE __u32 xg_patch_shim(void *at, const struct xg_packet *packet, __u8 mar
 	return ethertype;
 }
 
-/* Writes the header bytes to dst and patches them. All of the last three are constants. */
+/* Writes the header bytes to dst and patches them. `hash`: of xg_flow_hash(). All of the last three
+ * are constants. */
 XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
-				 const struct xg_packet *packet, __u8 mark, __u32 inner_sum,
-				 const enum xg_encapsulation encapsulation, const int ipv6,
-				 const __u32 l2_len)
+				 const struct xg_packet *packet, __u32 hash, __u8 mark,
+				 __u32 inner_sum, const enum xg_encapsulation encapsulation,
+				 const int ipv6, const __u32 l2_len)
 {
 	const __u32 len = XG_OUTER_BYTES(encapsulation, ipv6, l2_len);
 	const __u32 l3_len = ipv6 ? XG_IPV6_LEN : XG_IPV4_LEN;
 	struct xg_udp *udp = (void *)(dst + l2_len + l3_len);
 	__u32 ip_len = len - l2_len + packet->ip_len;
-	__u32 hash = 0, sum, udp_len, port;
+	__u32 sum, udp_len, port;
 	__u8 protocol = 0;
 
-	if (ipv6 || encapsulation != XG_IPIP)
-		hash = xg_flow_hash(packet);
 	if (encapsulation == XG_IPIP)
 		protocol = packet->family == 4 ? XG_PROTO_IPIP : XG_PROTO_IPV6;
 	xg_template_copy(dst, tmpl->bytes, len);
@@ -175,12 +182,20 @@ XG_INLINE void xg_template_write(__u8 *dst, const struct xg_template *tmpl,
 	((__u64)((ipv6) ? XG_TEMPLATE_IPV6 : 0) << 56 | (__u64)(encapsulation) << 48 | \
 	 (__u64)(l2_len) << 16 | XG_OUTER_BYTES(encapsulation, ipv6, l2_len))
 
-XG_INLINE __u64 xg_template_kind(const struct xg_template *tmpl)
+#define XG_KIND_SUM ((__u64)XG_TEMPLATE_SUM << 56)
+#define XG_KIND_MTU (0xffffull << 32)
+
+XG_INLINE __u64 xg_template_fields(const struct xg_template *tmpl)
 {
 	__u64 fields;
 
 	__builtin_memcpy(&fields, &tmpl->len, sizeof(fields));
-	return fields & ~((__u64)XG_TEMPLATE_SUM << 56 | 0xffffull << 32);
+	return fields;
+}
+
+XG_INLINE __u64 xg_template_kind(const struct xg_template *tmpl)
+{
+	return xg_template_fields(tmpl) & ~(XG_KIND_SUM | XG_KIND_MTU);
 }
 
 /* One format over one IP version, with or without a tag. */
@@ -189,8 +204,8 @@ XG_INLINE __u64 xg_template_kind(const struct xg_template *tmpl)
 		if ((const __u8 *)dst + XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_) > \
 		    (const __u8 *)end) \
 			return 0; \
-		xg_template_write(dst, tmpl, packet, mark, inner_sum, encapsulation_, ipv6_, \
-				  l2_len_); \
+		xg_template_write(dst, tmpl, packet, xg_flow_hash(packet), mark, inner_sum, \
+				  encapsulation_, ipv6_, l2_len_); \
 		return XG_OUTER_BYTES(encapsulation_, ipv6_, l2_len_); \
 	}
 #define XG_TRY_TAGS(encapsulation_, ipv6_) \

@@ -244,7 +244,7 @@ static bool gathers_are_quick(void)
 static __attribute__((constructor)) void find_widest(void)
 {
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-	    __builtin_cpu_supports("avx512vl"))
+	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
 		widest = gathers_are_quick() ? XG_BURST_GATHER : XG_BURST_AVX512;
 	else if (__builtin_cpu_supports("avx2"))
 		widest = XG_BURST_AVX2;

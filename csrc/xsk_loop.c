@@ -336,7 +336,6 @@ static void take_burst(struct xg_xsk_loop *loop, struct xg_loop_burst *burst, ui
 		burst->rest_count[burst->count++] = 0;
 		loop->came++;
 		loop->taken++;
-		__builtin_prefetch(frame->data);
 	}
 	xsk_ring_cons__release(loop->rings.rx, count);
 	loop->received += count;

@@ -85,7 +85,6 @@ uint64_t pipeline_run(struct pipeline *p, const struct questions *q, uint32_t fr
 				frames[i].len = frame_len;
 				frames[i].headroom = HEADROOM;
 				frames[i].beyond = 0;
-				__builtin_prefetch(frames[i].data);	/* as the loop does */
 			}
 			xg_forward_burst(&p->forwarder, frames, XG_BURST);
 		}

@@ -24,6 +24,22 @@ static void test_the_example_of_rfc_1624(void)
 	assert(xg_fold(sum) == 0xffff);	/* so that HC' = 0x0000 */
 }
 
+/* RFC 1071, section 2: carries are added until there is none. */
+static uint16_t fold_by_the_book(uint32_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+static void test_sums_of_any_size_are_folded(void)
+{
+	const uint64_t edge = 0x40000;
+
+	for (uint64_t sum = 0; sum >> 32 == 0; sum += sum < edge || (uint32_t)-sum < edge ? 1 : 997)
+		assert(xg_fold((uint32_t)sum) == fold_by_the_book((uint32_t)sum));
+}
+
 static uint16_t sum_of(const struct xg_ipv4 *ip)
 {
 	const uint8_t *bytes = (const uint8_t *)ip;
@@ -56,6 +72,7 @@ int main(void)
 {
 	test_the_example_of_rfc_1071();
 	test_the_example_of_rfc_1624();
+	test_sums_of_any_size_are_folded();
 	test_a_header_sums_up_as_before_after_its_ecn_was_set();
 	printf("ok\n");
 	return 0;

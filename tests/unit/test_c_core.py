@@ -75,6 +75,19 @@ def test_the_compiler_keeps_the_prefetches(
     assert body.count("\tprefetch") >= lines
 
 
+KINDS = 16  # of outer headers, each with a loop of its own
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names the x86-64 instruction")
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_compiler_keeps_what_the_forwarder_calls_for(compiler: str) -> None:
+    source = ROOT / "csrc" / "forward.c"
+    command = [compiler, "-std=gnu11", "-O2", f"-I{source.parent}", "-S", "-o", "-", str(source)]
+    assembly = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # two lines of frames to be written, in each loop, and two of frames to be parsed
+    assert assembly.count("\tprefetch") >= KINDS * 2 + 2
+
+
 @pytest.mark.parametrize("header", ["siphash.h", "session_lookup.h"])
 def test_the_headers_shared_with_bpf_compile_for_bpf(header: str, tmp_path: Path) -> None:
     source = tmp_path / "shared.bpf.c"

@@ -6,20 +6,22 @@ import pytest
 from tests import c_programs
 
 TABLE = ("session_table.c", "session_room.c", "session_burst.c")
+FORWARD = (*TABLE, "forward.c", "flow_hashes.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 PROGRAMS = {
     "test_template": (),
+    "test_flow_hashes": (*TABLE, "flow_hashes.c"),
     "test_checksum": (),
     "test_quic_lb": (),
-    "test_forward": (*TABLE, "forward.c"),
-    "test_too_big": (*TABLE, "forward.c"),
-    "test_fragmenting": (*TABLE, "forward.c"),
-    "test_forward_mutated": (*TABLE, "forward.c"),
-    "test_xsk_loop": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
-    "test_xsk_chain": (*TABLE, "forward.c", "xsk_loop.c", "xsk_loop_run.c"),
+    "test_forward": FORWARD,
+    "test_too_big": FORWARD,
+    "test_fragmenting": FORWARD,
+    "test_forward_mutated": FORWARD,
+    "test_xsk_loop": (*FORWARD, "xsk_loop.c", "xsk_loop_run.c"),
+    "test_xsk_chain": (*FORWARD, "xsk_loop.c", "xsk_loop_run.c"),
     "test_forged_descriptors": ("xsk_loop.c", "xsk_loop_run.c"),
-    "test_explain": (*TABLE, "forward.c", "explain.c"),
-    "test_receive": (*TABLE, "forward.c", "explain.c"),
+    "test_explain": (*FORWARD, "explain.c"),
+    "test_receive": (*FORWARD, "explain.c"),
     "test_reconcile": (*CODEC, "reconcile.c"),
     "test_event_ring": ("event_ring.c",),
 }

@@ -32,7 +32,7 @@ def functions() -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["xg_session_prepare", "xg_forward_burst", "xg_xsk_loop_turn"])
+@pytest.mark.parametrize("name", ["xg_session_prepare", "xg_forward_burst"])
 def test_a_function_that_calls_for_lines_has_the_instructions(
     functions: dict[str, list[str]], name: str
 ) -> None:
