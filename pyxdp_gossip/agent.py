@@ -87,7 +87,6 @@ class Agent:
         self._housekept_at = 0
         self._turned_at = self._rest = 0
         self._more_waits = False
-        self._sweep = [0, 0]
         self._said = ""
         self._stay_attached = False
         self._mtu = 0

@@ -37,7 +37,8 @@ def test_an_upload_without_df_finishes_through_a_stray_path(
         assert pop.count(OTHER, "too_big_answered") > 0
         assert pop.count(OTHER, "fragmented") == 0
         return
-    assert pop.count(OTHER, "too_big_answered", "too_big") == 0
+    # the program answers while a loop that got no time on a busy machine is behind
+    assert pop.count(OTHER, "too_big_answered", "too_big") <= pop.count(OTHER, "loop_behind")
     assert pop.count(OTHER, "fragmented") > LEAST_STRAYS / 2
     assert pop.count(OTHER, "fragments_sent") >= 2 * pop.count(OTHER, "fragmented")
     assert pop.count(OWNER, "delivered_fragment") + pop.count(OWNER, "delivered_stray") > 0

@@ -15,6 +15,7 @@ from pyxdp_gossip.queue_watch import ASK_NS, QueueWatch
 from pyxdp_gossip.stats import ENDINGS
 from pyxdp_gossip.xsk import Umem, XskProgram, XskSocket
 from tests.golden import plain_rows
+from tests.golden_fragmenting import cut_rows
 from tests.kernel.agent_host import DEVICE as NODE_DEVICE
 from tests.kernel.agent_host import PATIENCE_S, agent_host, wait_for
 from tests.kernel.conftest import Namespace
@@ -100,6 +101,14 @@ def ended(host: HostUnderTest, wires: list[Wire], queue: int) -> dict[str, int]:
     return risen
 
 
+def answered(host: HostUnderTest, wires: list[Wire], queue: int) -> dict[str, int]:
+    """The same of a frame that a loop would cut; its sender gets the program's answer."""
+    before, row = host.plane.statistics(), cut_rows()[0]
+    wires[queue].send(row.frame)
+    until(lambda: row.answer in [one.receive(0) for one in wires])
+    return {name: n for name, n in host.plane.statistics().since(before).items() if n}
+
+
 def resize(ends: tuple[Namespace, Namespace]) -> None:
     """More RX queues for the host, and then as many by which the router sends."""
     ends[0].exec(f"ethtool -L {DEVICE} rx {MOST}")
@@ -134,6 +143,7 @@ def test_a_new_queue_is_the_programs_until_it_has_a_loop(
         inside.run(host.plane.renew_program)  # before it, a veth's new queue has no program
         risen = ended(host, far, 2)
         assert ("loop_behind" in risen, "handed_over" in risen) == (True, False)
+        assert answered(host, far, 2) == {"too_big_answered": 1, "loop_behind": 1}
         inside.run(watch.check, ASK_NS)
         assert threads() == [f"xg-{DEVICE}-{number}" for number in range(3)]
         assert told.events == [QueuesChanged(DEVICE, 3)]
