@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Of a run in several processes (`pytest -n`): who runs which tests, and what they have to say."""
+"""Of all runs: what is inherited. Of one in several processes (`pytest -n`): who runs which tests,
+and what they have to say."""
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Final
 
 import pytest
@@ -10,6 +12,13 @@ import pytest
 SAID: Final = "said"  # what a process hands over for the summary: a list of lines
 HEARD: Final = pytest.StashKey[list[str]]()
 GUESTS: Final = "tests/vm/"  # each test here wants the machine for its guest
+
+
+def pytest_configure() -> None:
+    """A shell without job control has what it starts by `&` ignore SIGINT, and programs under test
+    would inherit that: those that are ended by it never would be."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def scope_of(nodeid: str) -> str:
