@@ -16,11 +16,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from bench.gossip_memory import own_parts
 from pyxdp_gossip.agent import Agent
 from pyxdp_gossip.agent_thread import AgentThread
+from pyxdp_gossip.cli import set_up_log
 from pyxdp_gossip.config import Config
 from pyxdp_gossip.gossip.events import SocketEvents
 from pyxdp_gossip.gossip.records import EventKind, EventRecord
@@ -116,8 +115,7 @@ def say(answer: object) -> None:
 
 def main() -> None:
     """Joins, then obeys until its standard input ends."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    runner = AgentThread(Config.load(Path(sys.argv[1])), None)
+    runner = AgentThread(Config.load(Path(sys.argv[1])), set_up_log())
     try:
         say(join(runner))
         for line in sys.stdin:

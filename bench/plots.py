@@ -332,7 +332,7 @@ PLOTS: Final[dict[str, tuple[Plot, ...]]] = {
         ),
         Plot(
             "lookup_bytes",
-            "Memory of a table over the sessions in it; a table has a power of two of buckets.",
+            "Memory of a table over the sessions in it, made for so many.",
             _has("bytes_per_session", "entries"),
             _sizes,
             "the layout of a bucket, and how full a table may become before it refuses.",

@@ -41,7 +41,6 @@ from bench.scaling_formulas import (
 )
 from bench.scaling_sim import EVERYBODY, Case, computed, deviation_percent, simulated
 from pyxdp_gossip.config import SESSIONS_MAX
-from pyxdp_gossip.dataplane_settings import FILL
 from pyxdp_gossip.gossip_socket import RECEIVE_BUFFER
 
 NAME: Final = "scaling"
@@ -207,7 +206,7 @@ def limits(options: Options, costs: Costs) -> Iterator[Row]:
         yield one("link of 25 Gbit/s, hosts as asked", largest(carries, 0, OPENS_MOST),
                   "opens a s", flush_ms)  # fmt: skip
     has_room = lambda sessions: table_bytes(sessions) <= MEMORY_BYTES  # noqa: E731
-    room = largest(has_room, 1, int(SESSIONS_MAX * FILL))
+    room = largest(has_room, 1, SESSIONS_MAX)
     yield one("memory of 64 GiB", room, "sessions", USUAL_MS)
     idle = Pop(pop.hosts, 0, 0.0)
 

@@ -104,7 +104,7 @@ SECTIONS: Final[tuple[tuple[str, str, str, Columns], ...]] = (
      "One datagram of a hundred is lost on its way to each host. Three hosts that miss the same "
      "batch make a multicast cheaper than a copy each; but among a thousand hosts some three "
      "miss nearly every batch, so nearly every batch is sent to all twice.", {**BY_SIZE, **REPAIR}),
-    ("memory", "Memory", "Of one host: each has all sessions. The table's size is a power of two.",
+    ("memory", "Memory", "Of one host: each has all sessions.",
      {"hosts": "hosts", **MEMORY}),
     ("join", "One more host joins",
      "The largest of three bounds. The newcomer's core has what the running gossip leaves; empty: "

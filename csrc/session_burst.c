@@ -28,6 +28,13 @@
 /* From one bucket to the next, and so from the header to the first. */
 #define BUCKET_BYTES(key_words) ((__u64)((key_words) + 1) * XG_BUCKET_ENTRIES * sizeof(__u64))
 
+/* So many sessions before its own turn a bucket is called for: a multiple of all lanes. With some
+ * 24 lines on their way Zen 4 leaves out what else is called for, which is then waited for. */
+#define AHEAD(key_words) ((key_words) == 1 ? 24u : 16u)
+
+/* After so many sessions their second buckets are called for, before the next are looked for. */
+#define PORTION (XG_BURST_MAX / 2)
+
 XG_INLINE void unpack(struct xg_burst_plan *plan, const void *packed, const int key_words,
 		      unsigned int count)
 {
@@ -68,6 +75,16 @@ XG_INLINE __u64 take(const __u64 *bucket, const struct xg_burst_plan *plan, cons
 	return meta & -(__u64)fits;
 }
 
+/* The session was not found in its first bucket, beyond which others of it lie. */
+XG_INLINE void call_second(const struct xg_session_table *t, const char *memory,
+			   struct xg_burst_plan *plan, const int key_words, unsigned int i)
+{
+	__u64 bucket = xg_hash_bucket2(plan->hashes[i], t->buckets);
+
+	plan->at[i] = (bucket + 1) * BUCKET_BYTES(key_words);
+	prefetch_bucket(memory + plan->at[i], key_words);
+}
+
 /* Entries moved, or one was torn: those that were not found are looked for again, each alone. */
 static __attribute__((noinline)) void
 find_again(const struct xg_session_table *t, struct xg_burst_plan *plan, int key_words,
@@ -88,6 +105,13 @@ find_again(const struct xg_session_table *t, struct xg_burst_plan *plan, int key
 #define XG_ISA(name) name##_any
 #define XG_LANES 2u
 #define XG_TARGET
+
+typedef __u64 lanes_any __attribute__((vector_size(2 * sizeof(__u64))));
+
+XG_INLINE lanes_any times_any(lanes_any words, __u32 factor)
+{
+	return (words & 0xffffffff) * factor;
+}
 
 XG_INLINE __u32 match4_any(const __u64 *bucket, __u64 key, __u64 used)
 {
@@ -130,6 +154,13 @@ XG_INLINE __u32 match6_any(const __u64 *bucket, const void *key, __u64 used)
 #define XG_LANES 8u
 #define XG_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,bmi,bmi2")))
 
+typedef __u64 lanes_avx512 __attribute__((vector_size(8 * sizeof(__u64))));
+
+XG_TARGET XG_INLINE lanes_avx512 times_avx512(lanes_avx512 words, __u32 factor)
+{
+	return (lanes_avx512)_mm512_mul_epu32((__m512i)words, _mm512_set1_epi64(factor));
+}
+
 XG_TARGET XG_INLINE __u32 match4_avx512(const __u64 *bucket, __u64 key, __u64 used)
 {
 	const __m512i mask = _mm512_mask_set1_epi64(_mm512_set1_epi64(-1), 0xaa,
@@ -170,6 +201,13 @@ XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, const void *key, __
 #define XG_ISA(name) name##_avx2
 #define XG_LANES 4u
 #define XG_TARGET __attribute__((target("avx2,bmi,bmi2")))
+
+typedef __u64 lanes_avx2 __attribute__((vector_size(4 * sizeof(__u64))));
+
+XG_TARGET XG_INLINE lanes_avx2 times_avx2(lanes_avx2 words, __u32 factor)
+{
+	return (lanes_avx2)_mm256_mul_epu32((__m256i)words, _mm256_set1_epi64x(factor));
+}
 
 XG_TARGET XG_INLINE __u32 same_avx2(const __u64 *words, __m256i mask, __m256i want)
 {
@@ -261,6 +299,7 @@ static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, con
 		    unsigned int count, struct xg_burst_plan *plan)
 {
 	plan->isa = isa;
+	plan->ahead = isa == XG_BURST_GATHER ? XG_BURST_MAX : AHEAD(t->key_words);
 	(t->key_words == 1 ? bursts[isa].plan4 : bursts[isa].plan6)(t, keys, count, plan);
 }
 

@@ -16,6 +16,7 @@ struct xg_burst_plan {
 	const char *packed;	/* the keys, as they were given */
 	unsigned int count;
 	unsigned int isa;	/* enum xg_burst_isa */
+	unsigned int ahead;	/* of how many the lines are called for in the first step */
 	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] XG_PLAN_ALIGNED;	/* of the keys */
 	__u64 hashes[XG_BURST_MAX] XG_PLAN_ALIGNED;
 	__u64 used[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* flag and check of the entry */
@@ -24,8 +25,8 @@ struct xg_burst_plan {
 };
 
 /* (reader) Hash `count` keys (at most XG_BURST_MAX), packed one after the other, any alignment,
- * and call for the lines in which they may lie. The keys stay where they are up to the second
- * step. */
+ * and call for the lines in which they may lie: of all, or of the first ones, if the second step
+ * goes on with it. The keys stay where they are up to the second step. */
 void xg_session_table_plan(const struct xg_session_table *table, const void *keys,
 			   unsigned int count, struct xg_burst_plan *plan);
 

@@ -2,15 +2,15 @@
 /*
  * The burst look-up for one instruction set; session_burst.c includes it once for each.
  *
- * It defines XG_ISA(name), XG_TARGET, XG_LANES (how many sessions are hashed at once), and two
- * functions that say where in a bucket a session may lie: XG_ISA(match4) and XG_ISA(match6). No
- * branch depends on what is found: a wrong guess costs more than the rest of a look-up.
+ * It defines XG_ISA(name), XG_TARGET, XG_LANES (how many sessions are hashed at once), the vector
+ * XG_ISA(lanes) of so many words, XG_ISA(times) to multiply the lower half of each by a number of
+ * 32 bits, and two functions that say where in a bucket a session may lie: XG_ISA(match4) and
+ * XG_ISA(match6). No branch depends on what is found: a wrong guess costs more than the rest of a
+ * look-up.
  */
 
-typedef __u64 XG_ISA(lanes) __attribute__((vector_size(XG_LANES * sizeof(__u64))));
-
 /* SipHash-1-3 (siphash.h) of XG_LANES sessions at once, and what follows from it. */
-XG_TARGET XG_INLINE void XG_ISA(locate)(const __u64 hash_key[2], __u64 bucket_mask,
+XG_TARGET XG_INLINE void XG_ISA(locate)(const __u64 hash_key[2], __u32 buckets,
 					    struct xg_burst_plan *plan, const int key_words,
 					    unsigned int at)
 {
@@ -35,7 +35,8 @@ XG_TARGET XG_INLINE void XG_ISA(locate)(const __u64 hash_key[2], __u64 bucket_ma
 	memcpy(&plan->hashes[at], &v0, sizeof(v0));
 	v1 = v0 >> 32 | USED;	/* xg_hash_check() */
 	memcpy(&plan->used[at], &v1, sizeof(v1));
-	v1 = ((v0 & bucket_mask) + 1) * BUCKET_BYTES(key_words);	/* xg_hash_bucket1() */
+	v1 = XG_ISA(times)(v0, buckets) >> 32;	/* xg_hash_bucket1() */
+	v1 = (v1 + 1) * BUCKET_BYTES(key_words);
 	memcpy(&plan->at[at], &v1, sizeof(v1));
 }
 
@@ -75,17 +76,20 @@ XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct xg_burst_plan
 	return match;
 }
 
-/* The first bucket of each session. Returns how many may lie in their second: those of `rest`. */
+/* The first buckets of sessions from .. to - 1. Returns how many so far may lie in their second
+ * one: those of `rest`. */
 XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct xg_burst_plan *plan,
-							 const int key_words, unsigned int count,
-							 __u8 *rest, __u32 *torn)
+							 const int key_words, unsigned int from,
+							 unsigned int to, __u8 *rest,
+							 unsigned int left, __u32 *torn)
 {
-	unsigned int left = 0;
-
-	for (unsigned int i = 0; i < count; i++) {
+	for (unsigned int i = from; i < to; i++) {
 		const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
-		__u32 match = XG_ISA(probe)(memory, plan, key_words, i, torn);
+		__u32 match;
 
+		if (i + AHEAD(key_words) < plan->count)
+			prefetch_bucket(memory + plan->at[i + AHEAD(key_words)], key_words);
+		match = XG_ISA(probe)(memory, plan, key_words, i, torn);
 		rest[left] = (__u8)i;
 		left += (match == 0) & xg_meta_goes_beyond(XG_LOAD64(&bucket[key_words]));
 	}
@@ -101,8 +105,8 @@ XG_TARGET XG_INLINE void XG_ISA(plan)(const struct xg_session_table *t, const vo
 
 	unpack(plan, packed, key_words, count);
 	for (unsigned int at = 0; at < count; at += XG_LANES) {
-		XG_ISA(locate)(hash_key, t->bucket_mask, plan, key_words, at);
-		for (unsigned int i = at; i < at + XG_LANES; i++)
+		XG_ISA(locate)(hash_key, t->buckets, plan, key_words, at);
+		for (unsigned int i = at; i < at + XG_LANES && at < plan->ahead; i++)
 			prefetch_bucket(memory + plan->at[i], key_words);
 	}
 }
@@ -113,17 +117,17 @@ XG_TARGET XG_INLINE void XG_ISA(take)(const struct xg_session_table *t,
 	const char *memory = (const char *)t->memory;
 	const unsigned int count = plan->count;
 	__u8 rest[XG_BURST_MAX];
-	unsigned int left;
+	unsigned int left = 0;
 	__u32 torn = 0;
 	/* Acquire: with a raised counter comes the copy that it announces. */
 	__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
 
-	left = XG_ISA(probe_first)(memory, plan, key_words, count, rest, &torn);
-	for (unsigned int k = 0; k < left; k++) {
-		__u64 bucket = xg_hash_bucket2(plan->hashes[rest[k]], t->bucket_mask);
+	for (unsigned int from = 0, k = 0; from < count; from += PORTION) {
+		unsigned int to = from + PORTION < count ? from + PORTION : count;
 
-		plan->at[rest[k]] = (bucket + 1) * BUCKET_BYTES(key_words);
-		prefetch_bucket(memory + plan->at[rest[k]], key_words);
+		left = XG_ISA(probe_first)(memory, plan, key_words, from, to, rest, left, &torn);
+		for (; k < left; k++)
+			call_second(t, memory, plan, key_words, rest[k]);
 	}
 	for (unsigned int k = 0; k < left; k++)
 		XG_ISA(probe)(memory, plan, key_words, rest[k], &torn);

@@ -89,13 +89,8 @@ GATHER_TARGET XG_INLINE void take_gather(const struct xg_session_table *t,
 	for (unsigned int at = 0; at < count; at += LANES)
 		rest |= (__u64)take8(memory, plan, key_words, at, &torn) << at;
 	rest &= count < XG_BURST_MAX ? (1ull << count) - 1 : ~0ull;
-	for (__u64 left = rest; left; left &= left - 1) {
-		unsigned int i = (unsigned int)__builtin_ctzll(left);
-		__u64 bucket = xg_hash_bucket2(plan->hashes[i], t->bucket_mask);
-
-		plan->at[i] = (bucket + 1) * BUCKET_BYTES(key_words);
-		prefetch_bucket(memory + plan->at[i], key_words);
-	}
+	for (__u64 left = rest; left; left &= left - 1)
+		call_second(t, memory, plan, key_words, (unsigned int)__builtin_ctzll(left));
 	for (__u64 left = rest; left; left &= left - 1)
 		probe_avx512(memory, plan, key_words, (unsigned int)__builtin_ctzll(left), &again);
 	for (unsigned int at = 0; at < count; at += LANES)

@@ -39,9 +39,8 @@
 #define XG_LOOKUP_TRIES 4
 
 /* The hash leaves 32 bits to choose buckets; six are kept so that one first bucket pairs with
- * many second ones. */
+ * many second ones. The number of buckets is even, at least two: the two of a session differ. */
 #define XG_TABLE_BUCKETS_MAX (1u << 26)
-#define XG_TABLE_BUCKETS_MIN 2u		/* the two buckets of a session differ */
 
 /* One whole 64-bit load that the compiler may neither split nor repeat. */
 #ifdef __bpf__
@@ -65,16 +64,22 @@ XG_INLINE __u32 xg_hash_check(__u64 hash)
 	return (__u32)(hash >> 32);
 }
 
-XG_INLINE __u32 xg_hash_bucket1(__u64 hash, __u32 bucket_mask)
+/* 32 equally likely bits to one of `buckets`: the upper half of a product, no division. */
+XG_INLINE __u32 xg_hash_scale(__u32 bits, __u32 buckets)
 {
-	return (__u32)hash & bucket_mask;
+	return (__u32)((__u64)bits * buckets >> 32);
+}
+
+XG_INLINE __u32 xg_hash_bucket1(__u64 hash, __u32 buckets)
+{
+	return xg_hash_scale((__u32)hash, buckets);
 }
 
 /* Murmur3's 32-bit finaliser over the bits that the check does not hold: all 32 count, so the
  * second bucket is not a function of the first. Never equal to the first bucket. */
-XG_INLINE __u32 xg_hash_bucket2(__u64 hash, __u32 bucket_mask)
+XG_INLINE __u32 xg_hash_bucket2(__u64 hash, __u32 buckets)
 {
-	__u32 first = xg_hash_bucket1(hash, bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, buckets);
 	__u32 mixed = (__u32)hash;
 
 	mixed ^= mixed >> 16;
@@ -82,8 +87,8 @@ XG_INLINE __u32 xg_hash_bucket2(__u64 hash, __u32 bucket_mask)
 	mixed ^= mixed >> 13;
 	mixed *= 0xc2b2ae35u;
 	mixed ^= mixed >> 16;
-	mixed &= bucket_mask;
-	return mixed == first ? mixed ^ 1 : mixed;
+	mixed = xg_hash_scale(mixed, buckets);
+	return mixed == first ? mixed ^ 1 : mixed;	/* their number is even */
 }
 
 XG_INLINE __u32 xg_meta_check(__u64 meta)

@@ -26,11 +26,11 @@ struct search {
 static __u32 other_bucket(const struct xg_session_table *t, __u32 slot)
 {
 	__u64 hash = hash_of(t, entry_at(t, slot));
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
 
 	if (first != slot / XG_BUCKET_ENTRIES)
 		return first;
-	return xg_hash_bucket2(hash, t->bucket_mask);
+	return xg_hash_bucket2(hash, t->buckets);
 }
 
 static void move_entry(struct xg_session_table *t, __u32 from, __u32 to)
@@ -116,9 +116,9 @@ __u32 xg_session_make_room(struct xg_session_table *t, __u64 hash, __u32 now_ms)
 	struct search search;
 
 	search.nodes[0] = (struct search_node){
-		xg_hash_bucket1(hash, t->bucket_mask), XG_SEARCH_END, 0 };
+		xg_hash_bucket1(hash, t->buckets), XG_SEARCH_END, 0 };
 	search.nodes[1] = (struct search_node){
-		xg_hash_bucket2(hash, t->bucket_mask), XG_SEARCH_END, 0 };
+		xg_hash_bucket2(hash, t->buckets), XG_SEARCH_END, 0 };
 	search.count = 2;
 	search.evictable = XG_NO_SLOT;
 	search.evictable_node = 0;

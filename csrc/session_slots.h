@@ -27,7 +27,7 @@ struct xg_session_table {
 	struct cold_part *cold;
 	__u32 *times;	/* changed_at_ms; untouched where nothing lingered or was marked yet */
 	size_t memory_len;
-	__u32 bucket_mask;
+	__u32 buckets;
 	__u32 key_words;	/* 1 or 3 */
 	bool own_memory;
 	__u64 used;
@@ -36,6 +36,11 @@ struct xg_session_table {
 };
 
 /* ---- places ---- */
+
+static inline __u32 slots_of(const struct xg_session_table *t)
+{
+	return t->buckets * XG_BUCKET_ENTRIES;	/* at most 2^28 */
+}
 
 static inline __u64 *entry_at(const struct xg_session_table *t, __u32 slot)
 {
@@ -155,7 +160,7 @@ static inline void clear_slot(struct xg_session_table *t, __u32 slot)
 	set_meta(t, slot, 0);
 	t->used--;
 	if (is_away(meta))
-		come_back(t, xg_hash_bucket1(hash_of(t, entry_at(t, slot)), t->bucket_mask));
+		come_back(t, xg_hash_bucket1(hash_of(t, entry_at(t, slot)), t->buckets));
 }
 
 /* Empty or void: the writer may take it. */

@@ -20,8 +20,7 @@ size_t xg_session_table_bytes(int family, __u32 buckets)
 {
 	if (family != 4 && family != 6)
 		return 0;
-	if (buckets < XG_TABLE_BUCKETS_MIN || buckets > XG_TABLE_BUCKETS_MAX ||
-	    (buckets & (buckets - 1)))
+	if (!buckets || buckets % 2 || buckets > XG_TABLE_BUCKETS_MAX)
 		return 0;
 	return ((size_t)buckets + 1) * bucket_bytes(family);
 }
@@ -48,13 +47,13 @@ static void format_memory(struct xg_session_table *t, int family, const __u64 ha
 	struct xg_table_header *header = t->header;
 
 	/* Fresh anonymous memory is zero already: do not touch its pages. */
-	for (__u32 slot = 0; !t->own_memory && slot <= (t->bucket_mask << 2 | 3); slot++)
+	for (__u32 slot = 0; !t->own_memory && slot < slots_of(t); slot++)
 		if (meta_at(t, slot))
 			store_meta(t, slot, 0);
 	memset(header, 0, sizeof(*header));
 	header->layout = XG_TABLE_LAYOUT;
 	header->family = (__u32)family;
-	header->bucket_mask = t->bucket_mask;
+	header->buckets = t->buckets;
 	header->hash_key[0] = hash_key[0];
 	header->hash_key[1] = hash_key[1];
 	/* Release: whoever sees the magic number sees a complete header. */
@@ -66,9 +65,9 @@ static int adopt_memory(struct xg_session_table *t, int family)
 	const struct xg_table_header *header = t->header;
 
 	if (t->own_memory || header->magic != XG_TABLE_MAGIC || header->layout != XG_TABLE_LAYOUT ||
-	    header->family != (__u32)family || header->bucket_mask != t->bucket_mask)
+	    header->family != (__u32)family || header->buckets != t->buckets)
 		return -EUCLEAN;
-	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++)
+	for (__u32 slot = 0; slot < slots_of(t); slot++)
 		t->used += is_used(meta_at(t, slot));
 	/* Epochs of void entries may be used again: nobody counted how far they are. */
 	xg_session_table_sweep_void(t);
@@ -91,7 +90,7 @@ int xg_session_table_create(struct xg_session_table **table, int family, __u32 b
 	if (!t)
 		return -ENOMEM;
 	t->key_words = family == 4 ? 1 : 3;
-	t->bucket_mask = buckets - 1;
+	t->buckets = buckets;
 	t->owners = owners;
 	t->own_memory = !memory;
 	t->memory_len = needed;
@@ -143,8 +142,8 @@ static __u64 probe(const struct xg_session_table *t, __u32 bucket, const __u64 *
 
 __u64 xg_session_find_one(const struct xg_session_table *t, const __u64 *key, __u64 hash)
 {
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
-	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
+	__u32 second = xg_hash_bucket2(hash, t->buckets);
 	__u32 check = xg_hash_check(hash);
 	__u64 meta = 0;
 
@@ -178,18 +177,18 @@ static __u32 slot_in(const struct xg_session_table *t, __u32 bucket, const __u64
 
 static __u32 slot_of(const struct xg_session_table *t, const __u64 *key, __u64 hash)
 {
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
 	__u32 check = xg_hash_check(hash);
 	__u32 slot = slot_in(t, first, key, check);
 
 	if (slot != XG_NO_SLOT || !goes_beyond(t, first))
 		return slot;
-	return slot_in(t, xg_hash_bucket2(hash, t->bucket_mask), key, check);
+	return slot_in(t, xg_hash_bucket2(hash, t->buckets), key, check);
 }
 
 void xg_session_table_prefetch(const struct xg_session_table *t, __u64 hash)
 {
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
 	const struct cold_part *cold;
 
 	/* Without this, gcc 12 finds the function without effect and leaves its calls out. */
@@ -231,10 +230,10 @@ int xg_session_table_is_current(const struct xg_session_table *t, __u64 meta)
 
 static __u32 slot_for(struct xg_session_table *t, __u64 hash, __u32 now_ms)
 {
-	__u32 slot = free_slot_in(t, xg_hash_bucket1(hash, t->bucket_mask));
+	__u32 slot = free_slot_in(t, xg_hash_bucket1(hash, t->buckets));
 
 	if (slot == XG_NO_SLOT)
-		slot = free_slot_in(t, xg_hash_bucket2(hash, t->bucket_mask));
+		slot = free_slot_in(t, xg_hash_bucket2(hash, t->buckets));
 	if (slot == XG_NO_SLOT)
 		slot = xg_session_make_room(t, hash, now_ms);
 	return slot;
@@ -245,8 +244,8 @@ static __u32 slot_for(struct xg_session_table *t, __u64 hash, __u32 now_ms)
 static void drop_second_copy(struct xg_session_table *t, const __u64 *key, __u64 hash,
 			     __u32 kept)
 {
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
-	__u32 second = xg_hash_bucket2(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
+	__u32 second = xg_hash_bucket2(hash, t->buckets);
 	__u32 slot;
 
 	/* Both ways of a move say so of the first bucket before there are two, and after. */
@@ -269,7 +268,7 @@ int xg_session_table_put_at(struct xg_session_table *t, __u32 slot, const __u64 
 			    const struct xg_session_claim *claim)
 {
 	__u8 epoch = xg_owner_load(&t->owners[claim->owner]).epoch;
-	__u32 first = xg_hash_bucket1(hash, t->bucket_mask);
+	__u32 first = xg_hash_bucket1(hash, t->buckets);
 	__u64 meta;
 	__u8 away;
 
@@ -333,7 +332,7 @@ static bool is_expired(const struct xg_session_table *t, __u32 slot, __u64 meta,
 __u32 xg_session_table_sweep(struct xg_session_table *t, __u32 cursor, __u32 count,
 				__u32 now_ms, __u32 linger_ms, __u32 unowned_ms)
 {
-	__u64 begin = (__u64)(cursor & t->bucket_mask) * XG_BUCKET_ENTRIES;
+	__u64 begin = (__u64)(cursor % t->buckets) * XG_BUCKET_ENTRIES;
 	__u64 end = begin + (__u64)count * XG_BUCKET_ENTRIES;
 	__u64 capacity = xg_session_table_capacity(t);
 
@@ -352,7 +351,7 @@ __u32 xg_session_table_sweep(struct xg_session_table *t, __u32 cursor, __u32 cou
 
 void xg_session_table_sweep_void(struct xg_session_table *t)
 {
-	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++) {
+	for (__u32 slot = 0; slot < slots_of(t); slot++) {
 		__u64 meta = meta_at(t, slot);
 
 		if (is_used(meta) && !is_valid(t, meta))
@@ -364,7 +363,7 @@ void xg_session_table_renew(struct xg_session_table *t, __u32 now_ms)
 {
 	const __u64 epoch_mask = 0xffull << XG_META_EPOCH_SHIFT;
 
-	for (__u32 slot = 0; slot <= (t->bucket_mask << 2 | 3); slot++) {
+	for (__u32 slot = 0; slot < slots_of(t); slot++) {
 		__u64 meta = meta_at(t, slot);
 		__u64 epoch;
 
@@ -428,7 +427,7 @@ __u64 xg_session_table_used(const struct xg_session_table *t)
 
 __u64 xg_session_table_capacity(const struct xg_session_table *t)
 {
-	return ((__u64)t->bucket_mask + 1) * XG_BUCKET_ENTRIES;
+	return slots_of(t);
 }
 
 __u64 xg_session_table_refused(const struct xg_session_table *t)

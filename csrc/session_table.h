@@ -64,7 +64,7 @@ static inline void xg_owner_store(struct xg_owner_state *slot, struct xg_owner_s
 size_t xg_session_table_bytes(int family, __u32 buckets);
 
 /*
- * Make an empty table of `buckets` (a power of two) in `memory`, 8-byte aligned and `len` bytes
+ * Make an empty table of `buckets` (an even number) in `memory`, 8-byte aligned and `len` bytes
  * long, or in anonymous memory if it is NULL. `owners` has XG_OWNERS elements and outlives the
  * table. With a NULL `hash_key` the table that already lies in `memory` is adopted: its valid
  * entries stay, with a cold part of zero, so that any newer statement wins.

@@ -34,7 +34,7 @@ struct xg_owner_state {
 /* ---- session table: one layout for user space and BPF ---- */
 
 #define XG_TABLE_MAGIC 0x58475442u	/* "XGTB" */
-#define XG_TABLE_LAYOUT 2		/* grows with any change of the structs below */
+#define XG_TABLE_LAYOUT 3		/* grows with any change of the structs below */
 #define XG_BUCKET_ENTRIES 4
 
 #define XG_META_USED 0x80	/* flag: the word is an entry, not an empty slot */
@@ -89,7 +89,7 @@ struct xg_table_header {
 	__u32 magic;
 	__u32 layout;
 	__u32 family;		/* 4 or 6 */
-	__u32 bucket_mask;	/* number of buckets - 1; the number is a power of two */
+	__u32 buckets;		/* how many follow: an even number */
 	__u64 hash_key[2];	/* SipHash-1-3, random at start */
 	__u64 moves;		/* raised between an entry's copy and the old one's end */
 	__u64 reserved[3];

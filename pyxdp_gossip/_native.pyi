@@ -142,7 +142,7 @@ class SessionTable:
 
     Args:
         family: 4 or 6.
-        buckets: a power of two, 2..2**26.
+        buckets: an even number, 2..2**26.
         owners: shared by all tables of one host.
         memory: at least `required_bytes(family, buckets)` writable bytes, 8-byte aligned; None:
             own anonymous memory.
@@ -180,7 +180,7 @@ class SessionTable:
 
         Args:
             family: 4 or 6.
-            buckets: a power of two, 2..2**26.
+            buckets: an even number, 2..2**26.
 
         Raises:
             ValueError: no table has this shape.

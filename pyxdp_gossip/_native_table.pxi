@@ -130,7 +130,7 @@ cdef class SessionTable:
 
     Args:
         family: 4 or 6.
-        buckets: a power of two, 2..2**26.
+        buckets: an even number, 2..2**26.
         owners: shared by all tables of one host.
         memory: at least `required_bytes(family, buckets)` writable bytes, 8-byte aligned; None:
             own anonymous memory.
@@ -187,7 +187,7 @@ cdef class SessionTable:
 
         Args:
             family: 4 or 6.
-            buckets: a power of two, 2..2**26.
+            buckets: an even number, 2..2**26.
 
         Raises:
             ValueError: no table has this shape.
@@ -196,8 +196,8 @@ cdef class SessionTable:
         if 0 < buckets <= 0xFFFFFFFF:
             needed = xg_session_table_bytes(family, buckets)
         if not needed:
-            raise ValueError(f"family {family}, {buckets} buckets: expected family 4 or 6 and a "
-                             "power of two from 2 to 67108864")
+            raise ValueError(f"family {family}, {buckets} buckets: expected family 4 or 6 and an "
+                             "even number of buckets from 2 to 67108864")
         return needed
 
     cdef int _write(self) except -1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import selectors
 import time
 from collections import deque
@@ -13,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final, Self
-
-import structlog
 
 from pyxdp_gossip import busy_poll, netlink, questions
 from pyxdp_gossip._native import OwnershipLog, SessionTable
@@ -73,7 +70,11 @@ class Agent:
 
     def __init__(self, config: Config, *, log: Any = None) -> None:
         self.config = config
-        self.log = log or structlog.get_logger().bind(host=config.host.id)
+        if log is None:
+            import structlog  # not before the program has said what of it may be imported
+
+            log = structlog.get_logger().bind(host=config.host.id)
+        self.log = log
         self.services: dict[int, Service] = dict(enumerate(config.services))
         self.slots = {service: slot for slot, service in self.services.items()}
         self.events: deque[object] = deque(maxlen=EVENTS_KEPT)
@@ -179,7 +180,7 @@ class Agent:
         envelope = Envelope(
             config.host.id,
             next_incarnation(config.control_socket.with_suffix(".incarnation"), time.time_ns()),
-            secrets.randbits(64),
+            int.from_bytes(os.urandom(8), "big"),
             site=config.gossip.site,
             keys=config.gossip.keys,
             cipher=config.gossip.cipher,

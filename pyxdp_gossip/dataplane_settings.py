@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -121,9 +122,8 @@ class DataplaneSettings:
 
 
 def buckets_for(sessions: int) -> int:
-    """The number of buckets, a power of two, that holds so many sessions at the rated fill."""
-    needed = max(1, int(sessions / FILL / ENTRIES_A_BUCKET))
-    return 1 << (needed - 1).bit_length()
+    """The number of buckets, an even one, that holds so many sessions at the rated fill."""
+    return 2 * max(1, ceil(sessions / (2 * ENTRIES_A_BUCKET * FILL)))
 
 
 def announced_mss(mss: int | Literal["auto"] | None, mtu: int, added: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyxdp_gossip.gossip.events import (
     DuplicateHost,
@@ -49,7 +49,8 @@ NodeEvent = (
 )
 """What `Node.events()` yields."""
 
-_Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[None]"]
+if TYPE_CHECKING:  # or asyncio is opened here (unopened.py)
+    _Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
 
 
 class EventQueue:

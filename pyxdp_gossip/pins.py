@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import weakref
@@ -19,6 +18,7 @@ from pyxdp_gossip import bpf_object, netlink
 from pyxdp_gossip._native import LAYOUT_DIGEST, OwnerStates
 from pyxdp_gossip.bpf_object import AdoptionError, BpfMap, MapShape
 from pyxdp_gossip.dataplane_settings import NO_TEMPLATE, PEER, DataplaneSettings
+from pyxdp_gossip.digests import sha256
 from pyxdp_gossip.errors import HostError
 from pyxdp_gossip.forwarder import HOST_MAX, pack_services
 from pyxdp_gossip.session import Address, unpacked16
@@ -50,7 +50,7 @@ class Stamp(NamedTuple):
         """What this build makes with these settings."""
         plain = {slot: replace(one, quic=False) for slot, one in settings.by_slot.items()}
         packed = pack_services(plain)  # what an id says goes for sessions that are there, too
-        digest = int.from_bytes(hashlib.sha256(packed).digest()[:8], "little")
+        digest = int.from_bytes(sha256(packed)[:8], "little")
         return cls(LAYOUT_DIGEST, digest, buckets4, buckets6, settings.host)
 
     def pack(self) -> bytes:

@@ -141,7 +141,7 @@ class PopState:
         tables = {}
         for family, rows in keys.items():
             # twice the room: a table that is half full refuses nothing
-            tables[family] = SessionTable(family, max(2, buckets_for(2 * len(rows))), owners)
+            tables[family] = SessionTable(family, buckets_for(2 * len(rows)), owners)
             for key, owner in rows:
                 tables[family].put(key, owner)
         ways = {peer.id: peer.headers for peer in self.peers if peer.headers}

@@ -12,6 +12,8 @@ PACKAGE = ROOT / "pyxdp_gossip"
 # Module or folder → what of the package it may import. A folder may import itself.
 ALLOWED = {
     "errors": set(),
+    "digests": set(),
+    "unopened": set(),
     "session": set(),
     "config_table": {"errors", "session"},
     "timing": set(),
@@ -25,7 +27,7 @@ ALLOWED = {
     },
     "_native": set(),
     "_libxdp_build": set(),
-    "gossip": {"_native", "config", "errors", "key_file", "session", "timing"},
+    "gossip": {"_native", "config", "digests", "errors", "key_file", "session", "timing"},
     "encapsulation": set(),
     "templates": {"_native", "encapsulation"},
     "stats": {"_counters", "_native"},
@@ -63,7 +65,7 @@ ALLOWED = {
     "agent_settings": {"config", "dataplane_settings", "errors", "netlink", "session"},
     "template_slots": {"encapsulation", "errors", "templates"},
     "pins": {
-        "_native", "bpf_object", "dataplane_settings", "errors", "forwarder", "netlink",
+        "_native", "bpf_object", "dataplane_settings", "digests", "errors", "forwarder", "netlink",
         "session", "template_slots",
     },
     "attachments": {"bpf_object", "dataplane_settings", "netlink", "session"},
@@ -140,13 +142,13 @@ ALLOWED = {
     "doctor_command": {"doctor", "errors"},
     "cli": {
         "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox",
-        "sim", "stats",
+        "sim", "stats", "unopened",
     },
     "__main__": {"cli"},
     "__init__": {
         "config", "dataplane_settings", "errors", "explanation", "features", "forwarder",
         "gossip", "interface_watch", "node", "node_events", "queue_watch", "quic_lb", "session",
-        "stats", "templates", "tunnel_receiver", "xsk", "_native",
+        "stats", "templates", "tunnel_receiver", "unopened", "xsk", "_native",
     },
 }  # fmt: skip
 

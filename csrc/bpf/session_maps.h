@@ -227,7 +227,7 @@ static __always_inline void locate_session(const struct xg_packet *packet, __u16
 	if (!header)
 		return;
 	found->hash = hash_with(header, packet, slot);
-	bucket = xg_hash_bucket1(found->hash, header->bucket_mask) + 1;
+	bucket = xg_hash_bucket1(found->hash, header->buckets) + 1;
 	if (packet->family == 4)
 		touch(bpf_map_lookup_elem(&sessions4, &bucket), sizeof(struct xg_bucket4));
 	else
@@ -238,7 +238,7 @@ static __always_inline void locate_session(const struct xg_packet *packet, __u16
 static __always_inline __u32 second_bucket(__u64 hash, const struct xg_table_header *header)
 {
 	XG_FORGET(hash);
-	return xg_hash_bucket2(hash, header->bucket_mask);
+	return xg_hash_bucket2(hash, header->buckets);
 }
 
 /* One map in each function: of two, merged, the compiler could not inline the look-up. */
@@ -253,7 +253,7 @@ static __always_inline __u64 look4(__u64 hash, __u64 key, const int both)
 		return 0;
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
-		meta = probe4(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
+		meta = probe4(xg_hash_bucket1(hash, header->buckets), key, check, &beyond);
 		if (!meta && (both || beyond))
 			meta = probe4(second_bucket(hash, header), key, check, &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)
@@ -273,7 +273,7 @@ static __always_inline __u64 look6(__u64 hash, const __u64 key[3], const int bot
 		return 0;
 	for (int i = 0; i < XG_LOOKUP_TRIES; i++) {
 		moves = *(volatile __u64 *)&header->moves;
-		meta = probe6(xg_hash_bucket1(hash, header->bucket_mask), key, check, &beyond);
+		meta = probe6(xg_hash_bucket1(hash, header->buckets), key, check, &beyond);
 		if (!meta && (both || beyond))
 			meta = probe6(second_bucket(hash, header), key, check, &beyond);
 		if (meta || moves == *(volatile __u64 *)&header->moves)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 
+from pyxdp_gossip.digests import hmac_sha256, sha256
 from pyxdp_gossip.gossip.counters import Tally
 from pyxdp_gossip.gossip.events import MemberChanged, MemberState, OutgoingEvent, ProbeWanted
 from pyxdp_gossip.gossip.health import LocalHealth
@@ -82,7 +82,7 @@ class Roster:
     def view(self) -> int:
         """64 bits that name the hosts that may own sessions, this one included."""
         ids = b"".join(host.to_bytes(2, "big") for host in sorted(self.active() | {self._host}))
-        return int.from_bytes(hashlib.sha256(ids).digest()[:8], "big")
+        return int.from_bytes(sha256(ids)[:8], "big")
 
     def has_quorum(self, now: int) -> bool:
         """Whether this host and its active members can speak for the POP.
@@ -266,10 +266,8 @@ class Roster:
 
     def _probe(self, member: Member, now: int) -> None:
         self._probes += 1
-        digest = hashlib.blake2b(
-            self._probes.to_bytes(8, "big"), key=self._nonce_key, digest_size=8
-        )
-        nonce = int.from_bytes(digest.digest(), "big")
+        digest = hmac_sha256(self._nonce_key, self._probes.to_bytes(8, "big"))
+        nonce = int.from_bytes(digest[:8], "big")
         member.nonces = (*member.nonces, nonce)[-NONCES_KEPT:]
         member.unanswered += 1
         member.probe_at = now + self.health.stretch(self._probe_interval)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -13,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from pyxdp_gossip.digests import hmac_sha256, sha256
 from pyxdp_gossip.errors import PeerError
 from pyxdp_gossip.gossip.messages import OURS, Message, Versions
 from pyxdp_gossip.gossip.wire import (
@@ -30,7 +29,7 @@ SUBKEYS_MAX = 1024  # (key, sender, incarnation) triples kept; only authentic on
 SENDERS_OPEN = 2048  # with windows: twice the members; of others only where they stood is kept
 WINDOWS_PER_SENDER = 4  # this start, the one before it, and two hosts with one id
 COOKIE_BYTES = 8  # what GUE's private data carries of the keyed cookie
-INSECURE_SECRET = hashlib.sha256(b"pyxdp-gossip insecure: known to everybody").digest()
+INSECURE_SECRET = sha256(b"pyxdp-gossip insecure: known to everybody")
 """The secret of POPs that chose to have none: their cookies only catch mistakes."""
 
 _BLOCKS = REPLAY_WINDOW // 8 + 1  # one more than the window, which begins inside a block
@@ -69,7 +68,7 @@ def tunnel_cookie(secret: bytes, source: bytes, destination: bytes) -> bytes:
     if len(source) != 16 or len(destination) != 16:
         raise ValueError(f"addresses are {len(source)} and {len(destination)} bytes, expected 16")
     key = hkdf_sha256(secret, b"", _COOKIE_INFO, 32)
-    return hmac.digest(key, source + destination, "sha256")[:COOKIE_BYTES]
+    return hmac_sha256(key, source + destination)[:COOKIE_BYTES]
 
 
 class UnreadableVersionError(PeerError):

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Iterable, Mapping
 
 from pyxdp_gossip.config import SERVICES_MAX
+from pyxdp_gossip.digests import sha256
 from pyxdp_gossip.gossip.messages import Services
 from pyxdp_gossip.gossip.records import NO_SLOT
 from pyxdp_gossip.session import Service, packed16
@@ -37,7 +37,7 @@ def slot_of(translation: bytes, index: int) -> int:
 def service_id(service: Service) -> int:
     """64 bits that name a service, the same on all hosts."""
     name = f"{service.protocol} {service.port} ".encode() + packed16(service.vip)
-    return int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
+    return int.from_bytes(sha256(name)[:8], "big")
 
 
 class Dictionary:
