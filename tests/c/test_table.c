@@ -275,13 +275,13 @@ static void test_a_thousand_fillings(int family)
 {
 	for (__u64 filling = 0; filling < 1000; filling++) {
 		const __u64 random_key[2] = { filling * 0x9e3779b97f4a7c15ull, ~filling };
+		const __u32 n = 200 + 2 * (__u32)(filling % 57);
 		struct xg_session_table *t;
-		const __u32 n = 200 + 2 * (__u32)(filling % 57), count = n * XG_BUCKET_ENTRIES * 4 / 5;
 
 		assert(xg_session_table_create(&t, family, n, NULL, 0, owners, random_key) == 0);
-		for (__u64 i = 0; i < count; i++)
+		for (__u64 i = 0; i < n * XG_BUCKET_ENTRIES * 4 / 5; i++)
 			assert(put(t, filling << 32 | i, 1, 0, 0) == 0);
-		assert(xg_session_table_used(t) == count);
+		assert(xg_session_table_used(t) == n * XG_BUCKET_ENTRIES * 4 / 5);
 		xg_session_table_destroy(t);
 	}
 }
