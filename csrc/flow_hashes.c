@@ -56,6 +56,8 @@ void xg_hash_flows(enum xg_burst_isa isa, const struct xg_plain *plain, __u32 ha
 	else if (isa == XG_BURST_AVX2)
 		hash_avx2(plain, hashes);
 	else
+#else
+	(void)isa;
 #endif
 		hash_any(plain, hashes);
 }

@@ -31,18 +31,23 @@ static inline const struct xg_template *stray_headers(const struct view *view, _
 	if (xg_decide(&segment, meta, view->host, 1) != XG_DECIDE_STRAY)
 		return NULL;
 	index = xg_owner_load(&view->owners[xg_meta_owner(meta)]).template_index;
-	return index < view->template_count ? &view->templates[index] : NULL;
+	if (index == XG_NO_TEMPLATE || index >= view->template_count)
+		return NULL;
+	return &view->templates[index];
 }
 
-/* The kind of the run's first stray's headers: that of all, in most POPs. 0: there is no stray. */
+/* The kind of the run's first stray's headers: that of all, in most POPs. 0: there is no stray, or
+ * its headers have a checksum that no loop here derives. */
 static __u64 kind_of(const struct view *view, const struct group *group, const struct run *run)
 {
 	for (uint32_t k = 0; k < run->count; k++) {
 		const struct xg_template *headers =
 			stray_headers(view, group->v4.plan.metas[run->at + k]);
 
-		if (headers)
+		if (headers && !(headers->flags & XG_TEMPLATE_SUM))
 			return xg_template_kind(headers);
+		if (headers)
+			return 0;
 	}
 	return 0;
 }
@@ -122,10 +127,8 @@ send_kind(const struct view view, struct xg_frame *frames, struct burst *burst,
 	TRY(encapsulation, ipv6, XG_ETH_LEN + XG_VLAN_LEN)
 
 static uint32_t send_run(const struct view *view, struct xg_frame *frames, struct burst *burst,
-			 const struct group *group, const struct run *run)
+			 const struct group *group, const struct run *run, __u64 kind)
 {
-	const __u64 kind = kind_of(view, group, run);
-
 	TRY_TAGS(XG_GUE, 0)
 	TRY_TAGS(XG_GUE, 1)
 	TRY_TAGS(XG_GENEVE, 0)
@@ -150,12 +153,17 @@ static uint32_t send_runs(struct xg_forwarder *forwarder, struct xg_frame *frame
 		forwarder->owners, forwarder->templates, forwarder->template_count,
 		forwarder->host,
 	};
+	bool is_hashed = false;
 	uint32_t sent = 0;
 
-	if (group->run_count)
-		xg_hash_flows(xg_session_burst_widest(), &group->plain, group->hashes);
-	for (uint32_t i = 0; i < group->run_count; i++)
-		sent += send_run(&view, frames, burst, group, &group->runs[i]);
+	for (uint32_t i = 0; i < group->run_count; i++) {
+		const __u64 kind = kind_of(&view, group, &group->runs[i]);
+
+		if (kind && !is_hashed)
+			xg_hash_flows(xg_session_burst_widest(), &group->plain, group->hashes);
+		is_hashed |= kind != 0;
+		sent += send_run(&view, frames, burst, group, &group->runs[i], kind);
+	}
 	forwarder->counters[XG_COUNT_stray_forwarded] += sent;
 	return sent;
 }

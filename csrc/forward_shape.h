@@ -28,7 +28,7 @@ static const word_pair head_mask = { 0x0000000000ffffffull, 0x00000000ff00ffbful
 static const word_pair ends_mask = { 0xffffffff00000000ull, 0x00000000ffff0000ull };
 
 /* So long is no frame: nothing has the shape. */
-#define NO_SHAPE 0x40000000u
+#define NO_SHAPE UINT32_MAX
 
 struct shape {
 	word_pair head, ends;	/* under their masks */

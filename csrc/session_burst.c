@@ -281,8 +281,11 @@ static bool gathers_are_quick(void)
 /* Once: in a virtual machine the processor's own answer costs a thousand look-ups. */
 static __attribute__((constructor)) void find_widest(void)
 {
+	/* a virtual machine may leave any of them out */
+	if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2"))
+		return;
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-	    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+	    __builtin_cpu_supports("avx512vl"))
 		widest = gathers_are_quick() ? XG_BURST_GATHER : XG_BURST_AVX512;
 	else if (__builtin_cpu_supports("avx2"))
 		widest = XG_BURST_AVX2;

@@ -49,7 +49,7 @@ static const struct xg_quic_lb layouts[XG_QUIC_LAYOUTS] = {
 };
 
 /* One frame to build. The client's port is the owner that the table names. */
-struct shape {
+struct recipe {
 	uint16_t client;
 	uint8_t family;
 	uint8_t protocol;
@@ -71,7 +71,7 @@ static inline uint8_t *put_be16(uint8_t *at, uint32_t value)
 	return at + 2;
 }
 
-static inline uint8_t *put_ip(uint8_t *at, const struct shape *s, uint32_t l4_len)
+static inline uint8_t *put_ip(uint8_t *at, const struct recipe *s, uint32_t l4_len)
 {
 	const struct xg_service *service = &services[s->family == 4 ? 0 : 2];
 
@@ -97,7 +97,7 @@ static inline uint8_t *put_ip(uint8_t *at, const struct shape *s, uint32_t l4_le
 }
 
 /* Writes the frame that `s` describes; its length. */
-static inline uint32_t build(const struct shape *s, uint8_t *frame)
+static inline uint32_t build(const struct recipe *s, uint8_t *frame)
 {
 	uint32_t l4_len = (s->protocol == XG_PROTO_UDP ? XG_UDP_LEN : XG_TCP_LEN) + s->payload;
 	uint8_t *at = frame + 12, *l4;
@@ -143,9 +143,9 @@ static inline uint8_t *put_icmp_error(uint8_t *l3, uint8_t family, uint8_t proto
 	return ports;
 }
 
-static inline struct shape tcp(uint8_t family, uint16_t client, uint8_t flags)
+static inline struct recipe tcp(uint8_t family, uint16_t client, uint8_t flags)
 {
-	return (struct shape){ .client = client, .family = family, .protocol = XG_PROTO_TCP,
+	return (struct recipe){ .client = client, .family = family, .protocol = XG_PROTO_TCP,
 			       .flags = flags, .payload = 100, .tos = 0xba };
 }
 

@@ -93,7 +93,7 @@ static void explain_one(const struct xg_forwarder *f, const uint8_t *bytes, uint
 	free(other);
 }
 
-static void explain_shape(const struct xg_forwarder *f, const struct shape *s, int is_cut)
+static void explain_shape(const struct xg_forwarder *f, const struct recipe *s, int is_cut)
 {
 	static const uint32_t rooms[] = { 0, 29, 30, ROOM };
 	uint8_t bytes[FRAME_MAX];
@@ -114,7 +114,7 @@ static void explain_owner(const struct xg_forwarder *f, uint16_t client)
 	for (uint32_t i = 0; i < sizeof(all_flags); i++)
 		for (uint8_t family = 4; family <= 6; family += 2)
 			for (uint8_t kind = 0; kind < 4; kind++) {
-				struct shape s = tcp(family, client, all_flags[i]);
+				struct recipe s = tcp(family, client, all_flags[i]);
 
 				s.payload = payloads[kind / 2];
 				s.protocol = kind % 2 ? XG_PROTO_UDP : XG_PROTO_TCP;
@@ -141,7 +141,7 @@ static void explain_icmp_error(const struct xg_forwarder *f, uint8_t *bytes, uin
 
 static void explain_odd_frames(const struct xg_forwarder *f)
 {
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len;
 
@@ -177,7 +177,7 @@ static void explain_ids(const struct xg_forwarder *f)
 {
 	for (uint16_t named = HOST; named < OWNERS_END + 2; named++)
 		for (uint8_t family = 4; family <= 6; family += 2) {
-			struct shape s = tcp(family, OWNERS_END, 0);
+			struct recipe s = tcp(family, OWNERS_END, 0);
 
 			s.protocol = XG_PROTO_UDP;
 			s.port = QUIC_PORT;

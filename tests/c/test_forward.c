@@ -9,13 +9,13 @@
 
 #define NONE TEMPLATES	/* the row sends nothing */
 
-static uint32_t tagged_l3(const struct shape *s)
+static uint32_t tagged_l3(const struct recipe *s)
 {
 	return XG_ETH_LEN + s->tags * (uint32_t)XG_VLAN_LEN;
 }
 
 /* The frame alone ends so; what is sent is the template, patched, and the packet behind it. */
-static void expect_in(struct xg_forwarder *f, struct shape s, uint32_t headroom, uint32_t ending,
+static void expect_in(struct xg_forwarder *f, struct recipe s, uint32_t headroom, uint32_t ending,
 		      enum template_place sent_by)
 {
 	uint8_t bytes[FRAME_MAX], *block;
@@ -44,15 +44,15 @@ static void expect_in(struct xg_forwarder *f, struct shape s, uint32_t headroom,
 	free(block);
 }
 
-static void expect(struct xg_forwarder *f, struct shape s, uint32_t ending,
+static void expect(struct xg_forwarder *f, struct recipe s, uint32_t ending,
 		   enum template_place sent_by)
 {
 	expect_in(f, s, ROOM, ending, sent_by);
 }
 
-static struct shape udp(uint8_t family, uint16_t client)
+static struct recipe udp(uint8_t family, uint16_t client)
 {
-	return (struct shape){ .client = client, .family = family, .protocol = XG_PROTO_UDP,
+	return (struct recipe){ .client = client, .family = family, .protocol = XG_PROTO_UDP,
 			       .payload = 30 };
 }
 
@@ -61,7 +61,7 @@ static struct shape udp(uint8_t family, uint16_t client)
 static void test_each_ending(int family)
 {
 	struct xg_forwarder f = make();
-	struct shape other_port = tcp(family, OWNER_2, ACK), sctp = other_port;
+	struct recipe other_port = tcp(family, OWNER_2, ACK), sctp = other_port;
 
 	expect(&f, tcp(family, OWNER_2, ACK), XG_COUNT_stray_forwarded, TO_2);
 	expect(&f, tcp(family, OWNER_3, ACK), XG_COUNT_stray_forwarded, TO_3_TAGGED);
@@ -118,7 +118,7 @@ static void test_limits_of_size_and_room(int family, uint8_t tags)
 {
 	struct xg_forwarder f = make();
 	uint32_t ip_len = family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN;
-	struct shape s = tcp(family, OWNER_2, ACK);
+	struct recipe s = tcp(family, OWNER_2, ACK);
 	uint32_t room = GUE_IPV4_LEN - XG_ETH_LEN - tags * (uint32_t)XG_VLAN_LEN;
 
 	s.tags = tags;
@@ -154,7 +154,7 @@ static void expect_bytes(struct xg_forwarder *f, const uint8_t *bytes, uint32_t 
 static void test_what_is_no_session_passes(void)
 {
 	struct xg_forwarder f = make();
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len = build(&s, bytes);
 
@@ -187,10 +187,10 @@ static void test_without_tables_or_services_nothing_is_a_stray(void)
 /* ---- bursts ---- */
 
 /* A frame of each kind in turn, and its ending. */
-static struct shape mixed(uint32_t i, uint32_t *ending)
+static struct recipe mixed(uint32_t i, uint32_t *ending)
 {
 	uint8_t family = i % 2 ? 6 : 4;
-	struct shape s = tcp(family, OWNER_2, ACK);
+	struct recipe s = tcp(family, OWNER_2, ACK);
 
 	switch (i / 2 % 6) {
 	case 0:
@@ -226,7 +226,7 @@ static void test_bursts_of_every_size_end_as_their_frames_alone(void)
 		uint32_t endings[XG_BURST];
 
 		for (uint32_t i = 0; i < count; i++) {
-			struct shape s = mixed(count + i, &endings[i]);
+			struct recipe s = mixed(count + i, &endings[i]);
 
 			burst[i] = place(bytes, build(&s, bytes), ROOM, &blocks[i]);
 		}
@@ -245,7 +245,7 @@ static void test_bursts_of_every_size_end_as_their_frames_alone(void)
 static void test_65_frames_are_refused_and_left_alone(void)
 {
 	struct xg_forwarder f = make();
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	struct xg_frame burst[XG_BURST + 1];
 	uint8_t bytes[FRAME_MAX], *block;
 	uint32_t len = build(&s, bytes);

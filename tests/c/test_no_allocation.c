@@ -278,7 +278,7 @@ static void test_frames(void)
 
 	for (uint32_t round = 0; round < ROUNDS; round++) {
 		for (uint32_t i = 0; i < OWNERS_END * 2; i++) {
-			struct shape shape = tcp(i % 2 ? 4 : 6, (uint16_t)(i / 2 + round % 2 * 90),
+			struct recipe shape = tcp(i % 2 ? 4 : 6, (uint16_t)(i / 2 + round % 2 * 90),
 						 round % 3 ? ACK : SYN);
 
 			frames[i] = (struct xg_frame){ .data = bytes[i] + ROOM, .headroom = ROOM,

@@ -195,7 +195,7 @@ static void take_format(struct xg_forwarder *f, int family)
 {
 	for (uint8_t inner_family = 4; inner_family <= 6; inner_family += 2)
 		for (int kind = 0; kind < 6; kind++) {
-			struct shape s = tcp(inner_family, HOST, kind == 1 ? SYN : ACK);
+			struct recipe s = tcp(inner_family, HOST, kind == 1 ? SYN : ACK);
 			uint8_t bytes[FRAME_MAX], *inner = bytes + XG_ETH_LEN;
 			uint32_t len;
 

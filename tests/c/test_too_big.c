@@ -11,13 +11,13 @@
 #define OVERHEAD (GUE_IPV4_LEN - XG_ETH_LEN)
 #define HOUR_NS 3600000000000ull
 
-static uint32_t l3_of(const struct shape *s)
+static uint32_t l3_of(const struct recipe *s)
 {
 	return XG_ETH_LEN + s->tags * (uint32_t)XG_VLAN_LEN;
 }
 
 /* The frame of `s`; in IPv4 it must not be fragmented. */
-static uint32_t build_whole(const struct shape *s, uint8_t *bytes)
+static uint32_t build_whole(const struct recipe *s, uint8_t *bytes)
 {
 	uint32_t len = build(s, bytes);
 
@@ -27,9 +27,9 @@ static uint32_t build_whole(const struct shape *s, uint8_t *bytes)
 	return len;
 }
 
-static struct shape big(uint8_t family)
+static struct recipe big(uint8_t family)
 {
-	struct shape s = tcp(family, OWNER_2, ACK);
+	struct recipe s = tcp(family, OWNER_2, ACK);
 
 	s.payload = MTU;
 	return s;
@@ -46,7 +46,7 @@ static uint32_t sum_of(const uint8_t *at, uint32_t len, uint32_t sum)
 }
 
 /* The frame became the answer that tells `mtu`, and nothing was written outside it. */
-static void assert_told(const struct xg_frame *frame, const struct shape *s, const uint8_t *bytes,
+static void assert_told(const struct xg_frame *frame, const struct recipe *s, const uint8_t *bytes,
 			uint32_t mtu)
 {
 	uint32_t l3 = l3_of(s), header = s->family == 4 ? XG_IPV4_LEN : XG_IPV6_LEN;
@@ -72,7 +72,7 @@ static void assert_told(const struct xg_frame *frame, const struct shape *s, con
 }
 
 /* One frame alone; `mtu` 0: it is dropped as it came. */
-static void expect(struct xg_forwarder *f, struct shape s, uint32_t headroom, uint32_t mtu)
+static void expect(struct xg_forwarder *f, struct recipe s, uint32_t headroom, uint32_t mtu)
 {
 	uint8_t bytes[FRAME_MAX], *block;
 	uint32_t len = build_whole(&s, bytes);
@@ -96,7 +96,7 @@ static void expect(struct xg_forwarder *f, struct shape s, uint32_t headroom, ui
 static void test_the_sender_is_told_whatever_the_headroom_and_the_tags(uint8_t family)
 {
 	struct xg_forwarder f = make();
-	struct shape s = big(family);
+	struct recipe s = big(family);
 
 	for (s.tags = 0; s.tags <= XG_VLAN_TAGS; s.tags++)
 		for (uint32_t headroom = 0; headroom <= ROOM; headroom += ROOM)
@@ -115,7 +115,7 @@ static void test_the_sender_is_told_whatever_the_headroom_and_the_tags(uint8_t f
 static void test_paths_that_are_too_small_to_tell_of(void)
 {
 	struct xg_forwarder f = make();
-	struct shape s = big(4);
+	struct recipe s = big(4);
 
 	templates[TO_2].mtu = OVERHEAD + XG_IPV4_MTU_MIN;
 	expect(&f, s, ROOM, XG_IPV4_MTU_MIN);
@@ -147,7 +147,7 @@ static void test_above_the_budget_nobody_is_told(uint8_t family)
 static void test_a_flood_that_no_path_takes_tells_the_least_of_them(uint8_t family)
 {
 	struct xg_forwarder f = make();
-	struct shape s = big(family);
+	struct recipe s = big(family);
 	uint8_t bytes[FRAME_MAX], *block;
 	struct xg_frame frame;
 
@@ -170,7 +170,7 @@ static void test_the_sender_of_what_came_out_of_a_tunnel_is_not_told(uint8_t fam
 	struct xg_forwarder f = make();
 	struct xg_template to_us = template_to(1, 0, UINT16_MAX, 0);
 	uint8_t inner[FRAME_MAX], bytes[FRAME_MAX + XG_TEMPLATE_BYTES], *block;
-	struct shape s = big(family);
+	struct recipe s = big(family);
 	uint32_t len = build_whole(&s, inner) - XG_ETH_LEN, outer_len;
 	struct xg_packet packet = { .family = family, .ip_len = (uint16_t)len };
 	struct xg_frame frame;

@@ -150,7 +150,7 @@ static uint32_t transmit(uint8_t *bytes)
 
 static uint32_t stray(uint8_t *bytes, uint32_t payload)
 {
-	struct shape s = tcp(below(2) ? 4 : 6, OWNER_2, ACK);
+	struct recipe s = tcp(below(2) ? 4 : 6, OWNER_2, ACK);
 
 	s.payload = (uint16_t)payload;
 	return build(&s, bytes);
@@ -317,7 +317,7 @@ static void test_each_copy_of_a_flood_is_whole(void)
 {
 	static uint8_t bytes[LONGEST], out[LONGEST + XG_TEMPLATE_BYTES];
 	static const uint16_t to[] = { FLOOD, TO_2, TO_3_TAGGED };
-	struct shape s = tcp(4, 999, ACK);
+	struct recipe s = tcp(4, 999, ACK);
 	uint32_t len;
 
 	begin(LONGEST);

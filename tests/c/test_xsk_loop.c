@@ -134,7 +134,7 @@ static uint32_t any_frame(uint8_t *bytes)
 {
 	static const uint16_t clients[] = { OWNER_2, OWNER_3, HOST, NO_WAY, INACTIVE, 999 };
 	static const uint8_t flags[] = { ACK, ACK, ACK, SYN, XG_TCP_RST };
-	struct shape s = tcp(below(2) ? 4 : 6, clients[below(6)], flags[below(5)]);
+	struct recipe s = tcp(below(2) ? 4 : 6, clients[below(6)], flags[below(5)]);
 
 	s.payload = (uint16_t)(below(4) ? below(300) : 1400 + below(150));
 	s.port = below(10) ? 0 : 443;
@@ -200,7 +200,7 @@ static void test_a_loop_that_cannot_send_lets_the_credit_end(void)
 	struct xg_forwarder forwarder = make();
 	struct kernel *k = make_kernel();
 	struct xg_xsk_loop *loop = make_loop(k, &forwarder, 0);
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len = build(&s, bytes), handed;
 
@@ -245,7 +245,7 @@ static void test_what_vanishes_on_its_way_is_counted_as_lost(void)
 	struct xg_forwarder forwarder = make();
 	struct kernel *k = make_kernel();
 	struct xg_xsk_loop *loop = make_loop(k, &forwarder, 0);
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len = build(&s, bytes);
 	uint64_t credit = k->queue.credit;
@@ -285,7 +285,7 @@ static void test_each_host_of_the_flood_list_gets_one_copy(uint32_t group)
 	struct xg_forwarder forwarder = make();
 	struct kernel *k = make_kernel();
 	struct xg_xsk_loop *loop = make_loop(k, &forwarder, 0);
-	struct shape s = tcp(4, 999, ACK);
+	struct recipe s = tcp(4, 999, ACK);
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len = build(&s, bytes), first = group == XG_NO_TEMPLATE;
 
@@ -327,7 +327,7 @@ static void test_a_smaller_burst_is_taken_turn_by_turn(void)
 		.tx = &k->tx_user, .umem = k->umem, .first_frame = FIRST, .frames = FRAMES,
 		.frame_size = CHUNK, .fd = -1, .burst = 8,
 	};
-	struct shape s = tcp(4, OWNER_2, ACK);
+	struct recipe s = tcp(4, OWNER_2, ACK);
 	struct xg_xsk_loop *loop;
 	uint8_t bytes[FRAME_MAX];
 	uint32_t len = build(&s, bytes);
