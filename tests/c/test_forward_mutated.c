@@ -41,6 +41,8 @@ static uint32_t build_alike(uint8_t *bytes)
 	s.padding = (uint8_t)below(3);
 	len = build(&s, bytes);
 	if (!below(8))
+		bytes[20] = below(2) ? 0x20 : 0x40;	/* a first fragment; not to be cut */
+	if (!below(8))
 		bytes[12 + below(40)] ^= (uint8_t)(1u << below(8));
 	return below(32) ? len : below(len + 1);
 }
