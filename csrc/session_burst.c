@@ -28,9 +28,11 @@
 /* From one bucket to the next, and so from the header to the first. */
 #define BUCKET_BYTES(key_words) ((__u64)((key_words) + 1) * XG_BUCKET_ENTRIES * sizeof(__u64))
 
-/* So many sessions before its own turn a bucket is called for: a multiple of all lanes. With some
- * 24 lines on their way Zen 4 leaves out what else is called for, which is then waited for. */
+/* So many sessions before its own turn a bucket is called for: a multiple of all lanes. While too
+ * many lines are on their way, a call for one more waits on Intel's processors, so that all are
+ * called for at once; Zen 4 leaves it out, and the line is waited for when it is read. */
 #define AHEAD(key_words) ((key_words) == 1 ? 24u : 16u)
+static bool calls_wait;
 
 /* After so many sessions their second buckets are called for, before the next are looked for. */
 #define PORTION (XG_BURST_MAX / 2)
@@ -73,6 +75,16 @@ XG_INLINE __u64 take(const __u64 *bucket, const struct xg_burst_plan *plan, cons
 	fits = !(differs | ((meta & USED_AND_CHECK) ^ plan->used[i]));
 	*torn |= (match != 0) & !fits;
 	return meta & -(__u64)fits;
+}
+
+/* For `count` sessions, those `ahead` of session i and on. */
+XG_INLINE void call_ahead(const char *memory, const struct xg_burst_plan *plan,
+			  const int key_words, unsigned int i, const unsigned int count)
+{
+	const unsigned int from = i + plan->ahead, to = from + count;
+
+	for (i = from; i < to && i < plan->count; i++)
+		prefetch_bucket(memory + plan->at[i], key_words);
 }
 
 /* The session was not found in its first bucket, beyond which others of it lie. */
@@ -269,18 +281,20 @@ static const struct burst bursts[] = {
 
 #if defined(__x86_64__)
 
-/* Processors without AVX512-FP16 are slow at gathers, most by a mitigation of Downfall. */
+/* Intel's without AVX512-FP16 are slow at gathers, most by a mitigation of Downfall. */
 static bool gathers_are_quick(void)
 {
 	const unsigned int avx512_fp16 = 1u << 23;	/* of leaf 7, EDX */
 	unsigned int eax, ebx, ecx, edx;
 
-	return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & avx512_fp16;
+	return __builtin_cpu_is("amd") ||
+	       (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & avx512_fp16);
 }
 
 /* Once: in a virtual machine the processor's own answer costs a thousand look-ups. */
 static __attribute__((constructor)) void find_widest(void)
 {
+	calls_wait = __builtin_cpu_is("intel");
 	/* a virtual machine may leave any of them out */
 	if (!__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2"))
 		return;
@@ -302,7 +316,7 @@ static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, con
 		    unsigned int count, struct xg_burst_plan *plan)
 {
 	plan->isa = isa;
-	plan->ahead = isa == XG_BURST_GATHER ? XG_BURST_MAX : AHEAD(t->key_words);
+	plan->ahead = calls_wait ? XG_BURST_MAX : AHEAD(t->key_words);
 	(t->key_words == 1 ? bursts[isa].plan4 : bursts[isa].plan6)(t, keys, count, plan);
 }
 

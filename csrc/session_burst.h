@@ -16,7 +16,7 @@ struct xg_burst_plan {
 	const char *packed;	/* the keys, as they were given */
 	unsigned int count;
 	unsigned int isa;	/* enum xg_burst_isa */
-	unsigned int ahead;	/* of how many the lines are called for in the first step */
+	unsigned int ahead;	/* so many before its own turn a session's lines are called for */
 	__u64 words[XG_KEY_WORDS_MAX][XG_BURST_MAX] XG_PLAN_ALIGNED;	/* of the keys */
 	__u64 hashes[XG_BURST_MAX] XG_PLAN_ALIGNED;
 	__u64 used[XG_BURST_MAX] XG_PLAN_ALIGNED;	/* flag and check of the entry */

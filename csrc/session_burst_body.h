@@ -87,8 +87,7 @@ XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct 
 		const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
 		__u32 match;
 
-		if (i + AHEAD(key_words) < plan->count)
-			prefetch_bucket(memory + plan->at[i + AHEAD(key_words)], key_words);
+		call_ahead(memory, plan, key_words, i, 1);
 		match = XG_ISA(probe)(memory, plan, key_words, i, torn);
 		rest[left] = (__u8)i;
 		left += (match == 0) & xg_meta_goes_beyond(XG_LOAD64(&bucket[key_words]));

@@ -86,8 +86,10 @@ GATHER_TARGET XG_INLINE void take_gather(const struct xg_session_table *t,
 	/* Acquire: with a raised counter comes the copy that it announces. */
 	__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
 
-	for (unsigned int at = 0; at < count; at += LANES)
+	for (unsigned int at = 0; at < count; at += LANES) {
+		call_ahead(memory, plan, key_words, at, LANES);
 		rest |= (__u64)take8(memory, plan, key_words, at, &torn) << at;
+	}
 	rest &= count < XG_BURST_MAX ? (1ull << count) - 1 : ~0ull;
 	for (__u64 left = rest; left; left &= left - 1)
 		call_second(t, memory, plan, key_words, (unsigned int)__builtin_ctzll(left));
