@@ -34,7 +34,8 @@
 #define AHEAD(key_words) ((key_words) == 1 ? 24u : 16u)
 static bool calls_wait;
 
-/* After so many sessions their second buckets are called for, before the next are looked for. */
+/* Without gathers: after so many sessions their second buckets are called for, before the next are
+ * looked for. */
 #define PORTION (XG_BURST_MAX / 2)
 
 XG_INLINE void unpack(struct xg_burst_plan *plan, const void *packed, const int key_words,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Hosts behind an ECMP router gossip who owns which session and send each stray to its owner."""
 
-from pyxdp_gossip import unopened  # noqa: F401 - before what imports the packages that it names
 from pyxdp_gossip._native import EventRing, OwnerStates, SessionTable
 from pyxdp_gossip.config import Config
 from pyxdp_gossip.dataplane_settings import PeerCookies

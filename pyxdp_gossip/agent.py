@@ -71,7 +71,7 @@ class Agent:
     def __init__(self, config: Config, *, log: Any = None) -> None:
         self.config = config
         if log is None:
-            import structlog  # not before the program has said what of it may be imported
+            import structlog  # not if the program brings its own log
 
             log = structlog.get_logger().bind(host=config.host.id)
         self.log = log

@@ -19,8 +19,8 @@ import click
 from pyxdp_gossip.config import Config
 from pyxdp_gossip.errors import GossipError, HostError
 from pyxdp_gossip.key_file import generate_key_line
+from pyxdp_gossip.lean_imports import apart, hidden
 from pyxdp_gossip.node import Node
-from pyxdp_gossip.unopened import hidden
 
 DONE, BAD_RESULT, NOT_STARTED = 0, 1, 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -43,7 +43,7 @@ def fail(message: str, status: int = NOT_STARTED) -> NoReturn:
 
 def set_up_log() -> Any:
     """Lines of key=value on standard error."""
-    with hidden("rich"):  # 5 MB, of which structlog would make no use
+    with apart("asyncio"), hidden("rich"):  # 10 MB, for what of structlog is not used here
         import structlog
     structlog.configure(
         processors=[

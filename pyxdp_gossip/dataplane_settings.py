@@ -19,6 +19,7 @@ NO_TEMPLATE: Final = 0xFFFF
 RELAYS: Final = 511  # XG_RELAYS
 ENTRIES_A_BUCKET: Final = 4
 FILL: Final = 0.8  # what the table reaches without a refusal
+BUCKETS_LEAST: Final = 16  # a table of a few buckets may refuse before that
 RING_BYTES: Final = 1 << 20  # XG_RING_BYTES
 EVENTS_A_READ: Final = 4096  # bounds the time of one turn of the agent's loop
 FILTER_NAME: Final = "pyxdp_gossip"
@@ -123,7 +124,7 @@ class DataplaneSettings:
 
 def buckets_for(sessions: int) -> int:
     """The number of buckets, an even one, that holds so many sessions at the rated fill."""
-    return 2 * max(1, ceil(sessions / (2 * ENTRIES_A_BUCKET * FILL)))
+    return 2 * max(BUCKETS_LEAST // 2, ceil(sessions / (2 * ENTRIES_A_BUCKET * FILL)))
 
 
 def announced_mss(mss: int | Literal["auto"] | None, mtu: int, added: int) -> tuple[int, int]:

@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pyroute2.netlink import ctrlmsg, genlmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from pyxdp_gossip.interfaces import RTM_GETLINK
+from pyxdp_gossip.netlink_formats import ctrlmsg, genlmsg, ifinfmsg
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_DUMP,

@@ -7,9 +7,8 @@ import errno
 import socket
 from typing import Any
 
-from pyroute2.netlink.rtnl.tcmsg import tcmsg
-
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.netlink_formats import tcmsg
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_ACK,

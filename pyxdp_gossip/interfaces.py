@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_MCAUTOJOIN, IFA_F_NODAD, ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.netlink_formats import IFA_F_MCAUTOJOIN, IFA_F_NODAD, ifaddrmsg, ifinfmsg
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_ACK,

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-
 from pyxdp_gossip import netlink
 from pyxdp_gossip._libxdp import ffi, lib
 from pyxdp_gossip.errors import HostError
+from pyxdp_gossip.netlink_formats import ndmsg
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_ACK,

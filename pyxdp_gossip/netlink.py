@@ -12,15 +12,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
-from pyroute2.netlink.rtnl.ndmsg import (
-    NTF_EXT_LEARNED,
-    NTF_USE,
-    NUD_NOARP,
-    NUD_PERMANENT,
-    ndmsg,
-)
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
 from pyxdp_gossip.ingress_filter import attach_ingress_filter, detach_ingress_filter
 from pyxdp_gossip.interfaces import (
     MAC_BYTES,
@@ -37,6 +28,14 @@ from pyxdp_gossip.interfaces import (
 )
 from pyxdp_gossip.kernel_mounts import cgroup2_mount, ensure_bpffs
 from pyxdp_gossip.netlink_follower import Follower
+from pyxdp_gossip.netlink_formats import (
+    NTF_EXT_LEARNED,
+    NTF_USE,
+    NUD_NOARP,
+    NUD_PERMANENT,
+    ndmsg,
+    rtmsg,
+)
 from pyxdp_gossip.netlink_socket import (
     NETLINK_ROUTE,
     NLM_F_ACK,

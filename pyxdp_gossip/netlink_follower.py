@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from typing import Self
 
-from pyroute2.netlink.rtnl.ndmsg import (
+from pyxdp_gossip.netlink_formats import (
     NUD_DELAY,
     NUD_NOARP,
     NUD_PERMANENT,
@@ -20,7 +20,6 @@ from pyroute2.netlink.rtnl.ndmsg import (
     NUD_STALE,
     ndmsg,
 )
-
 from pyxdp_gossip.netlink_socket import NETLINK_ROUTE, NetlinkSocket, decode, messages
 
 LINK, NEIGHBOUR, ROUTE, ADDRESS = "link", "neighbour", "route", "address"

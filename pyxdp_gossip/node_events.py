@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -49,7 +48,9 @@ NodeEvent = (
 )
 """What `Node.events()` yields."""
 
-if TYPE_CHECKING:  # or asyncio is opened here (unopened.py)
+if TYPE_CHECKING:
+    import asyncio
+
     _Waiter = tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]
 
 
@@ -113,6 +114,8 @@ class EventQueue:
 
     async def wait_async(self) -> NodeEvent | None:
         """The oldest event, without blocking the running event loop; None: the end."""
+        import asyncio  # whoever awaits has it; nobody else needs it
+
         loop = asyncio.get_running_loop()
         while True:
             with self._changed:

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "pyxdp_gossip"
 ALLOWED = {
     "errors": set(),
     "digests": set(),
-    "unopened": set(),
+    "lean_imports": set(),
+    "netlink_formats": {"lean_imports"},
     "session": set(),
     "config_table": {"errors", "session"},
     "timing": set(),
@@ -39,12 +40,12 @@ ALLOWED = {
     },
     "gossip_socket": {"_native", "config", "errors", "session"},
     "netlink_socket": {"errors"},
-    "netlink_follower": {"netlink_socket", "errors"},
+    "netlink_follower": {"netlink_formats", "netlink_socket", "errors"},
     "sockets_diag": {"netlink_socket", "errors", "session"},
-    "ingress_filter": {"netlink_socket", "errors"},
+    "ingress_filter": {"netlink_formats", "netlink_socket", "errors"},
     "kernel_mounts": {"errors"},
-    "interfaces": {"errors", "netlink_socket"},
-    "netlink": {
+    "interfaces": {"netlink_formats", "errors", "netlink_socket"},
+    "netlink": {"netlink_formats",
         "errors", "session", "netlink_socket", "netlink_follower", "sockets_diag",
         "ingress_filter", "interfaces", "kernel_mounts",
     },
@@ -122,8 +123,8 @@ ALLOWED = {
         "netlink", "pop_state", "replay",
     },
     "xdp_drivers": set(),
-    "device_answers": {"interfaces", "netlink_socket"},
-    "kernel_probes": {"_libxdp", "errors", "netlink", "netlink_socket"},
+    "device_answers": {"netlink_formats", "interfaces", "netlink_socket"},
+    "kernel_probes": {"netlink_formats", "_libxdp", "errors", "netlink", "netlink_socket"},
     "features": {
         "dataplane_settings", "device_answers", "errors", "kernel_probes", "netlink",
         "xdp_drivers", "xsk",
@@ -142,13 +143,13 @@ ALLOWED = {
     "doctor_command": {"doctor", "errors"},
     "cli": {
         "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox",
-        "sim", "stats", "unopened",
+        "lean_imports", "sim", "stats",
     },
     "__main__": {"cli"},
     "__init__": {
         "config", "dataplane_settings", "errors", "explanation", "features", "forwarder",
         "gossip", "interface_watch", "node", "node_events", "queue_watch", "quic_lb", "session",
-        "stats", "templates", "tunnel_receiver", "unopened", "xsk", "_native",
+        "stats", "templates", "tunnel_receiver", "xsk", "_native",
     },
 }  # fmt: skip
 

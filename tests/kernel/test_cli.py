@@ -87,6 +87,16 @@ def test_a_signal_while_the_host_still_joins_leaves_cleanly(host: AgentHost) -> 
     assert host.attached() == []
 
 
+def test_a_running_agent_has_not_what_it_does_not_use(host: AgentHost) -> None:
+    agent = host.start_synced()
+    host.counters(agent)
+    mapped = Path(f"/proc/{agent.pid}/maps").read_text()
+    assert "/_native." in mapped
+    for library in ("/_ssl.", "/_hashlib.", "/_sqlite3.", "/_asyncio."):
+        assert library not in mapped
+    host.stop(agent)
+
+
 def test_sigusr1_writes_the_counters_and_the_agent_goes_on(host: AgentHost) -> None:
     agent = host.start_synced()
     counters = host.counters(agent)

@@ -10,6 +10,7 @@ FORWARD = (*TABLE, "forward.c", "flow_hashes.c")
 CODEC = (*TABLE, "record_codec.c", "record_apply.c", "merge.c", "ledger.c")
 PROGRAMS = {
     "test_template": (),
+    "test_hash": (),
     "test_flow_hashes": (*TABLE, "flow_hashes.c"),
     "test_checksum": (),
     "test_quic_lb": (),
