@@ -44,10 +44,8 @@ static __u64 kind_of(const struct view *view, const struct group *group, const s
 		const struct xg_template *headers =
 			stray_headers(view, group->v4.plan.metas[run->at + k]);
 
-		if (headers && !(headers->flags & XG_TEMPLATE_SUM))
-			return xg_template_kind(headers);
 		if (headers)
-			return 0;
+			return headers->flags & XG_TEMPLATE_SUM ? 0 : xg_template_kind(headers);
 	}
 	return 0;
 }

@@ -45,9 +45,9 @@ ALLOWED = {
     "ingress_filter": {"netlink_formats", "netlink_socket", "errors"},
     "kernel_mounts": {"errors"},
     "interfaces": {"netlink_formats", "errors", "netlink_socket"},
-    "netlink": {"netlink_formats",
-        "errors", "session", "netlink_socket", "netlink_follower", "sockets_diag",
-        "ingress_filter", "interfaces", "kernel_mounts",
+    "netlink": {
+        "errors", "session", "netlink_formats", "netlink_socket", "netlink_follower",
+        "sockets_diag", "ingress_filter", "interfaces", "kernel_mounts",
     },
     "bpf_object": {"_libxdp", "errors"},
     "_rings": set(),
@@ -142,8 +142,8 @@ ALLOWED = {
     },
     "doctor_command": {"doctor", "errors"},
     "cli": {
-        "config", "doctor_command", "errors", "key_file", "node", "packet_commands", "popbox",
-        "lean_imports", "sim", "stats",
+        "config", "doctor_command", "errors", "key_file", "lean_imports", "node",
+        "packet_commands", "popbox", "sim", "stats",
     },
     "__main__": {"cli"},
     "__init__": {
