@@ -34,7 +34,7 @@ BUCKET_ENTRIES: Final = 4
 FULL: Final = 0.8  # the load that tables are made for
 OURS, PIPELINE, PEER = "ours", "pipeline", "rte_hash"
 OTHERS: Final = {
-    OURS: ("libcuckoo", "ours_avx512", "ours_avx2", "ours_any", "floor"),
+    OURS: ("libcuckoo", "ours_gather", "ours_avx512", "ours_avx2", "ours_any", "floor"),
     PIPELINE: ("pipeline_1500", "pipeline_floors"),
 }
 # At half hits a look-up costs so much of rte_hash's; a whole stray no more than that look-up.

@@ -336,10 +336,9 @@ static void end_frame(struct xg_forwarder *forwarder, struct xg_frame *frame, ui
 static void end_group(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t from,
 		      uint32_t to, struct burst *burst)
 {
-	struct group *group = &burst->groups[from / XG_GROUP % 2];
+	struct group *group = group_at(burst, from);
 
-	look_up(forwarder->table4, &group->v4);
-	look_up(forwarder->table6, &group->v6);
+	take_group(forwarder, group);
 	if (send_runs(forwarder, frames, burst, group) == to - from)
 		return;
 	for (uint32_t i = from; i < to; i++)
@@ -349,6 +348,7 @@ static void end_group(struct xg_forwarder *forwarder, struct xg_frame *frames, u
 int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, uint32_t count)
 {
 	struct burst burst;
+	struct group *before = NULL, *group;
 	uint32_t from, to;
 
 	if (count > XG_BURST)
@@ -359,12 +359,19 @@ int xg_forward_burst(struct xg_forwarder *forwarder, struct xg_frame *frames, ui
 		call_line(frames[from].data);
 	for (from = 0; from < count; from = to) {
 		to = count - from > XG_GROUP ? from + XG_GROUP : count;
-		begin_group(forwarder, frames, from, to, &burst);
-		if (from)
+		group = group_at(&burst, from);
+		parse_group(forwarder, frames, from, to, &burst);
+		if (before)
+			probe_group(forwarder, before);
+		call_group(forwarder, group);
+		if (before)
 			end_group(forwarder, frames, from - XG_GROUP, from, &burst);
+		before = group;
 	}
-	if (count)
+	if (before) {
+		probe_group(forwarder, before);
 		end_group(forwarder, frames, (count - 1) / XG_GROUP * XG_GROUP, count, &burst);
+	}
 	return 0;
 }
 

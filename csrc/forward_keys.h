@@ -2,7 +2,8 @@
 /*
  * The forwarder's first half: frames to session keys, and keys to what the table says.
  *
- * In groups: while the table's lines of one are on their way, the next one is parsed.
+ * In groups: while the first buckets of one are on their way, the next one is parsed; while the
+ * second ones are, the next one's keys are hashed.
  * Included by forward.c alone.
  */
 #ifndef XG_FORWARD_KEYS_H
@@ -180,25 +181,15 @@ static void parse_one(const struct xg_forwarder *forwarder, struct xg_frame *fra
 	}
 }
 
-static void call_buckets(const struct xg_session_table *table, struct lookup *lookup)
+static struct group *group_at(struct burst *burst, uint32_t from)
 {
-	if (lookup->count && table)
-		xg_session_table_plan(table, lookup->keys, lookup->count, &lookup->plan);
-	else	/* without a table there is no session */
-		memset(lookup->plan.metas, 0, lookup->count * sizeof(*lookup->plan.metas));
+	return &burst->groups[from / XG_GROUP % 2];
 }
 
-static void look_up(const struct xg_session_table *table, struct lookup *lookup)
-{
-	if (lookup->count && table)
-		xg_session_table_take(table, &lookup->plan);
-}
-
-/* Up to the moment when the table's answers are needed. */
-static void begin_group(const struct xg_forwarder *forwarder, struct xg_frame *frames,
+static void parse_group(const struct xg_forwarder *forwarder, struct xg_frame *frames,
 			uint32_t from, uint32_t to, struct burst *burst)
 {
-	struct group *group = &burst->groups[from / XG_GROUP % 2];
+	struct group *group = group_at(burst, from);
 
 	burst->group = group;
 	group->v4.count = group->v6.count = group->run_count = 0;
@@ -207,8 +198,37 @@ static void begin_group(const struct xg_forwarder *forwarder, struct xg_frame *f
 		call_frames(frames, i, burst->count);
 		parse_one(forwarder, &frames[i], i, burst);
 	}
+}
+
+static void call_buckets(const struct xg_session_table *table, struct lookup *lookup)
+{
+	if (lookup->count && table)
+		xg_session_table_plan(table, lookup->keys, lookup->count, &lookup->plan);
+	else	/* without a table there is no session */
+		memset(lookup->plan.metas, 0, lookup->count * sizeof(*lookup->plan.metas));
+}
+
+/* The three steps of session_burst.h. */
+static void call_group(const struct xg_forwarder *forwarder, struct group *group)
+{
 	call_buckets(forwarder->table4, &group->v4);
 	call_buckets(forwarder->table6, &group->v6);
+}
+
+static void probe_group(const struct xg_forwarder *forwarder, struct group *group)
+{
+	if (group->v4.count && forwarder->table4)
+		xg_session_table_probe(forwarder->table4, &group->v4.plan);
+	if (group->v6.count && forwarder->table6)
+		xg_session_table_probe(forwarder->table6, &group->v6.plan);
+}
+
+static void take_group(const struct xg_forwarder *forwarder, struct group *group)
+{
+	if (group->v4.count && forwarder->table4)
+		xg_session_table_take(forwarder->table4, &group->v4.plan);
+	if (group->v6.count && forwarder->table6)
+		xg_session_table_take(forwarder->table6, &group->v6.plan);
 }
 
 #endif

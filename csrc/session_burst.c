@@ -2,9 +2,9 @@
 /*
  * The burst look-up: hashes and compares many sessions at once, by the widest instructions.
  *
- * (reader) Follows the protocol of session_lookup.h, with the moves counted once a burst. A vector
- * load only says where to look; key and meta word are then read whole, and decide. A gather reads
- * each word whole.
+ * (reader) Follows the protocol of session_lookup.h, with the moves counted once a burst. A load of
+ * more than 16 bytes only says where to look; key and meta word are then read whole, and decide. A
+ * gather reads each word whole.
  */
 #include "session_burst.h"
 #include "session_slots.h"
@@ -30,13 +30,18 @@
 
 /* So many sessions before its own turn a bucket is called for: a multiple of all lanes. While too
  * many lines are on their way, a call for one more waits on Intel's processors, so that all are
- * called for at once; Zen 4 leaves it out, and the line is waited for when it is read. */
+ * called for at once. Zen 4 leaves it out; but beside the few on their way to the first cache it
+ * has room for more on theirs to the second. */
 #define AHEAD(key_words) ((key_words) == 1 ? 24u : 16u)
 static bool calls_wait;
 
-/* Without gathers: after so many sessions their second buckets are called for, before the next are
- * looked for. */
-#define PORTION (XG_BURST_MAX / 2)
+/* Into the second cache. */
+XG_INLINE void call_nearer(const char *bucket, const int key_words)
+{
+	__builtin_prefetch(bucket, 0, 2);
+	if (key_words != 1)
+		__builtin_prefetch(bucket + 64, 0, 2);
+}
 
 XG_INLINE void unpack(struct xg_burst_plan *plan, const void *packed, const int key_words,
 		      unsigned int count)
@@ -60,8 +65,8 @@ XG_INLINE void unpack(struct xg_burst_plan *plan, const void *packed, const int 
 }
 
 /* The meta word of the entry at `match`, or 0. */
-XG_INLINE __u64 take(const __u64 *bucket, const struct xg_burst_plan *plan, const int key_words,
-		     unsigned int i, __u32 match, __u32 *torn)
+XG_INLINE __u64 read_entry(const __u64 *bucket, const struct xg_burst_plan *plan,
+			   const int key_words, unsigned int i, __u32 match, __u32 *torn)
 {
 	/* without a match the first entry, whose key is another one */
 	const __u64 *entry = bucket + (__builtin_ctz(match | NO_MATCH) & (NO_MATCH_BIT - 1));
@@ -78,6 +83,12 @@ XG_INLINE __u64 take(const __u64 *bucket, const struct xg_burst_plan *plan, cons
 	return meta & -(__u64)fits;
 }
 
+XG_INLINE void note_moves(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	/* Acquire: with a raised counter comes the copy that it announces. */
+	plan->moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
+}
+
 /* For `count` sessions, those `ahead` of session i and on. */
 XG_INLINE void call_ahead(const char *memory, const struct xg_burst_plan *plan,
 			  const int key_words, unsigned int i, const unsigned int count)
@@ -88,29 +99,52 @@ XG_INLINE void call_ahead(const char *memory, const struct xg_burst_plan *plan,
 		prefetch_bucket(memory + plan->at[i], key_words);
 }
 
-/* The session was not found in its first bucket, beyond which others of it lie. */
-XG_INLINE void call_second(const struct xg_session_table *t, const char *memory,
-			   struct xg_burst_plan *plan, const int key_words, unsigned int i)
+XG_INLINE unsigned int lowest(__u64 bits)
 {
-	__u64 bucket = xg_hash_bucket2(plan->hashes[i], t->buckets);
+	return (unsigned int)__builtin_ctzll(bits);
+}
 
-	plan->at[i] = (bucket + 1) * BUCKET_BYTES(key_words);
-	prefetch_bucket(memory + plan->at[i], key_words);
+/* For the second buckets of sessions that were not found in the first, beyond which others lie. */
+XG_INLINE void call_rest(const struct xg_session_table *t, struct xg_burst_plan *plan,
+			 const int key_words)
+{
+	for (__u64 left = plan->rest; left; left &= left - 1) {
+		unsigned int i = lowest(left);
+		__u64 bucket = xg_hash_bucket2(plan->hashes[i], t->buckets);
+
+		plan->at[i] = (bucket + 1) * BUCKET_BYTES(key_words);
+		prefetch_bucket((const char *)t->memory + plan->at[i], key_words);
+	}
+}
+
+/* What was found in second buckets, in the order of the sessions. */
+XG_INLINE void put_rest(struct xg_burst_plan *plan, const __u64 *metas)
+{
+	for (__u64 left = plan->rest; left; left &= left - 1)
+		plan->metas[lowest(left)] = *metas++;
 }
 
 /* Entries moved, or one was torn: those that were not found are looked for again, each alone. */
 static __attribute__((noinline)) void
-find_again(const struct xg_session_table *t, struct xg_burst_plan *plan, int key_words,
-	   unsigned int count)
+find_again(const struct xg_session_table *t, struct xg_burst_plan *plan, int key_words)
 {
 	__u64 key[XG_KEY_WORDS_MAX] = { 0 };
 
-	for (unsigned int i = 0; i < count; i++) {
+	for (unsigned int i = 0; i < plan->count; i++) {
 		for (int word = 0; word < key_words; word++)
 			key[word] = plan->words[word][i];
 		if (!plan->metas[i])
 			plan->metas[i] = xg_session_find_one(t, key, plan->hashes[i]);
 	}
+}
+
+XG_INLINE void settle(const struct xg_session_table *t, struct xg_burst_plan *plan,
+		      const int key_words)
+{
+	/* Acquire: the counter is read after the buckets, not before (arm64). */
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (plan->torn || __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) != plan->moves)
+		find_again(t, plan, key_words);
 }
 
 /* ---- any processor ---- */
@@ -207,7 +241,7 @@ XG_TARGET XG_INLINE __u32 match6_avx512(const __u64 *bucket, const void *key, __
 }
 
 #include "session_burst_body.h"
-#include "session_burst_gather.h"
+#include "session_burst_eight.h"
 
 /* ---- AVX2 ---- */
 
@@ -262,34 +296,39 @@ XG_TARGET XG_INLINE __u32 match6_avx2(const __u64 *bucket, const void *key, __u6
 
 typedef void (*plan_keys)(const struct xg_session_table *t, const void *keys, unsigned int count,
 			  struct xg_burst_plan *plan);
-typedef void (*take_plan)(const struct xg_session_table *t, struct xg_burst_plan *plan);
+typedef void (*next_step)(const struct xg_session_table *t, struct xg_burst_plan *plan);
 
 struct burst {
 	plan_keys plan4, plan6;
-	take_plan take4, take6;
+	next_step probe4, probe6, take4, take6;
 };
 
-static enum xg_burst_isa widest = XG_BURST_ANY;
+static enum xg_burst_isa widest = XG_BURST_ANY, quickest = XG_BURST_ANY;
+
+#define BURST(isa, probing) { \
+	plan4_##isa, plan6_##isa, probe4_##probing, probe6_##probing, take4_##isa, take6_##isa, \
+}
 
 static const struct burst bursts[] = {
-	[XG_BURST_ANY] = { plan4_any, plan6_any, take4_any, take6_any },
+	[XG_BURST_ANY] = BURST(any, any),
 #if defined(__x86_64__)
-	[XG_BURST_AVX2] = { plan4_avx2, plan6_avx2, take4_avx2, take6_avx2 },
-	[XG_BURST_AVX512] = { plan4_avx512, plan6_avx512, take4_avx512, take6_avx512 },
-	[XG_BURST_GATHER] = { plan4_avx512, plan6_avx512, take4_gather, take6_gather },
+	[XG_BURST_AVX2] = BURST(avx2, avx2),
+	[XG_BURST_AVX512] = BURST(avx512, pairs),
+	[XG_BURST_GATHER] = BURST(avx512, gather),
 #endif
 };
 
 #if defined(__x86_64__)
 
-/* Intel's without AVX512-FP16 are slow at gathers, most by a mitigation of Downfall. */
+/* On Intel's with AVX512-FP16. Those without are slow at gathers, most by a mitigation of Downfall;
+ * AMD's take them for many small steps. */
 static bool gathers_are_quick(void)
 {
 	const unsigned int avx512_fp16 = 1u << 23;	/* of leaf 7, EDX */
 	unsigned int eax, ebx, ecx, edx;
 
-	return __builtin_cpu_is("amd") ||
-	       (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && edx & avx512_fp16);
+	return __builtin_cpu_is("intel") && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+	       edx & avx512_fp16;
 }
 
 /* Once: in a virtual machine the processor's own answer costs a thousand look-ups. */
@@ -301,9 +340,12 @@ static __attribute__((constructor)) void find_widest(void)
 		return;
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
 	    __builtin_cpu_supports("avx512vl"))
-		widest = gathers_are_quick() ? XG_BURST_GATHER : XG_BURST_AVX512;
+		widest = XG_BURST_GATHER;
 	else if (__builtin_cpu_supports("avx2"))
 		widest = XG_BURST_AVX2;
+	quickest = widest;
+	if (widest == XG_BURST_GATHER && !gathers_are_quick())
+		quickest = XG_BURST_AVX512;
 }
 
 #endif
@@ -311,6 +353,11 @@ static __attribute__((constructor)) void find_widest(void)
 enum xg_burst_isa xg_session_burst_widest(void)
 {
 	return widest;
+}
+
+enum xg_burst_isa xg_session_burst_quickest(void)
+{
+	return quickest;
 }
 
 static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, const void *keys,
@@ -324,7 +371,14 @@ static void plan_by(const struct xg_session_table *t, enum xg_burst_isa isa, con
 void xg_session_table_plan(const struct xg_session_table *t, const void *keys, unsigned int count,
 			   struct xg_burst_plan *plan)
 {
-	plan_by(t, widest, keys, count, plan);
+	plan_by(t, quickest, keys, count, plan);
+}
+
+void xg_session_table_probe(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	const struct burst *burst = &bursts[plan->isa];
+
+	(t->key_words == 1 ? burst->probe4 : burst->probe6)(t, plan);
 }
 
 void xg_session_table_take(const struct xg_session_table *t, struct xg_burst_plan *plan)
@@ -341,9 +395,10 @@ int xg_session_table_find_burst_by(const struct xg_session_table *t, enum xg_bur
 
 	if (count > XG_BURST_MAX)
 		return -EINVAL;
-	if (isa > xg_session_burst_widest())
+	if (isa > widest)
 		return -EOPNOTSUPP;
 	plan_by(t, isa, keys, count, &plan);
+	xg_session_table_probe(t, &plan);
 	xg_session_table_take(t, &plan);
 	memcpy(metas, plan.metas, count * sizeof(*metas));
 	return 0;
@@ -352,5 +407,5 @@ int xg_session_table_find_burst_by(const struct xg_session_table *t, enum xg_bur
 int xg_session_table_find_burst(const struct xg_session_table *t, const void *keys,
 				unsigned int count, __u64 *metas)
 {
-	return xg_session_table_find_burst_by(t, xg_session_burst_widest(), keys, count, metas);
+	return xg_session_table_find_burst_by(t, quickest, keys, count, metas);
 }

@@ -59,10 +59,11 @@ XG_TARGET XG_INLINE void XG_ISA(leave_valid)(const struct xg_owner_state *owners
 	memcpy(metas, &meta, sizeof(meta));
 }
 
-/* Looks in the bucket at plan->at[i]. Writes the meta word, valid or not, or 0. Returns what
+/* Looks into the bucket at plan->at[i]. Writes the meta word, valid or not, or 0. Returns what
  * `match` said. */
-XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct xg_burst_plan *plan,
-					    const int key_words, unsigned int i, __u32 *torn)
+XG_TARGET XG_INLINE __u32 XG_ISA(look_into)(const char *memory, struct xg_burst_plan *plan,
+						const int key_words, unsigned int i, __u64 *meta,
+						__u32 *torn)
 {
 	const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
 	__u32 match;
@@ -72,27 +73,8 @@ XG_TARGET XG_INLINE __u32 XG_ISA(probe)(const char *memory, struct xg_burst_plan
 	else
 		match = XG_ISA(match6)(bucket, plan->packed + i * 3 * sizeof(__u64),
 				       plan->used[i]);
-	plan->metas[i] = take(bucket, plan, key_words, i, match, torn);
+	*meta = read_entry(bucket, plan, key_words, i, match, torn);
 	return match;
-}
-
-/* The first buckets of sessions from .. to - 1. Returns how many so far may lie in their second
- * one: those of `rest`. */
-XG_TARGET XG_INLINE unsigned int XG_ISA(probe_first)(const char *memory, struct xg_burst_plan *plan,
-							 const int key_words, unsigned int from,
-							 unsigned int to, __u8 *rest,
-							 unsigned int left, __u32 *torn)
-{
-	for (unsigned int i = from; i < to; i++) {
-		const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
-		__u32 match;
-
-		call_ahead(memory, plan, key_words, i, 1);
-		match = XG_ISA(probe)(memory, plan, key_words, i, torn);
-		rest[left] = (__u8)i;
-		left += (match == 0) & xg_meta_goes_beyond(XG_LOAD64(&bucket[key_words]));
-	}
-	return left;
 }
 
 XG_TARGET XG_INLINE void XG_ISA(plan)(const struct xg_session_table *t, const void *packed,
@@ -105,37 +87,70 @@ XG_TARGET XG_INLINE void XG_ISA(plan)(const struct xg_session_table *t, const vo
 	unpack(plan, packed, key_words, count);
 	for (unsigned int at = 0; at < count; at += XG_LANES) {
 		XG_ISA(locate)(hash_key, t->buckets, plan, key_words, at);
-		for (unsigned int i = at; i < at + XG_LANES && at < plan->ahead; i++)
-			prefetch_bucket(memory + plan->at[i], key_words);
+		for (unsigned int i = at; i < at + XG_LANES; i++)
+			if (at < plan->ahead)
+				prefetch_bucket(memory + plan->at[i], key_words);
+			else
+				call_nearer(memory + plan->at[i], key_words);
 	}
 }
+
+#if XG_LANES < 8	/* by eight: session_burst_eight.h */
+
+XG_TARGET XG_INLINE void XG_ISA(probe)(const struct xg_session_table *t,
+					   struct xg_burst_plan *plan, const int key_words)
+{
+	const char *memory = (const char *)t->memory;
+	const unsigned int count = plan->count;
+	__u64 rest = 0;
+	__u32 torn = 0;
+
+	note_moves(t, plan);
+	for (unsigned int i = 0; i < count; i++) {
+		const __u64 *bucket = (const __u64 *)(memory + plan->at[i]);
+		__u32 match;
+
+		call_ahead(memory, plan, key_words, i, 1);
+		match = XG_ISA(look_into)(memory, plan, key_words, i, &plan->metas[i], &torn);
+		rest |= (__u64)((match == 0) &
+				xg_meta_goes_beyond(XG_LOAD64(&bucket[key_words]))) << i;
+	}
+	plan->rest = rest;
+	plan->torn = torn;
+	call_rest(t, plan, key_words);
+	for (unsigned int at = 0; at < count; at += XG_LANES)
+		XG_ISA(leave_valid)(t->owners, &plan->metas[at]);
+}
+
+XG_TARGET static void XG_ISA(probe4)(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	XG_ISA(probe)(t, plan, 1);
+}
+
+XG_TARGET static void XG_ISA(probe6)(const struct xg_session_table *t, struct xg_burst_plan *plan)
+{
+	XG_ISA(probe)(t, plan, 3);
+}
+
+#endif
 
 XG_TARGET XG_INLINE void XG_ISA(take)(const struct xg_session_table *t,
 					  struct xg_burst_plan *plan, const int key_words)
 {
-	const char *memory = (const char *)t->memory;
-	const unsigned int count = plan->count;
-	__u8 rest[XG_BURST_MAX];
-	unsigned int left = 0;
-	__u32 torn = 0;
-	/* Acquire: with a raised counter comes the copy that it announces. */
-	__u64 moves = __atomic_load_n(&t->header->moves, __ATOMIC_ACQUIRE);
+	__u64 metas[XG_BURST_MAX] XG_PLAN_ALIGNED;
+	unsigned int count = 0;
+	__u32 torn = plan->torn;
 
-	for (unsigned int from = 0, k = 0; from < count; from += PORTION) {
-		unsigned int to = from + PORTION < count ? from + PORTION : count;
-
-		left = XG_ISA(probe_first)(memory, plan, key_words, from, to, rest, left, &torn);
-		for (; k < left; k++)
-			call_second(t, memory, plan, key_words, rest[k]);
-	}
-	for (unsigned int k = 0; k < left; k++)
-		XG_ISA(probe)(memory, plan, key_words, rest[k], &torn);
+	for (__u64 left = plan->rest; left; left &= left - 1)
+		XG_ISA(look_into)((const char *)t->memory, plan, key_words, lowest(left),
+				  &metas[count++], &torn);
+	for (unsigned int i = count; i % XG_LANES; i++)
+		metas[i] = 0;
 	for (unsigned int at = 0; at < count; at += XG_LANES)
-		XG_ISA(leave_valid)(t->owners, &plan->metas[at]);
-	/* Acquire: the counter is read after the probes, not before (arm64). */
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (torn || __atomic_load_n(&t->header->moves, __ATOMIC_RELAXED) != moves)
-		find_again(t, plan, key_words, count);
+		XG_ISA(leave_valid)(t->owners, &metas[at]);
+	put_rest(plan, metas);
+	plan->torn = torn;
+	settle(t, plan, key_words);
 }
 
 XG_TARGET static void XG_ISA(plan4)(const struct xg_session_table *t, const void *keys,

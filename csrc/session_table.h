@@ -110,12 +110,14 @@ int xg_session_table_is_current(const struct xg_session_table *table, __u64 meta
 int xg_session_table_find_burst(const struct xg_session_table *table, const void *keys,
 				unsigned int count, __u64 *metas);
 
-/* The instructions that a burst may use; XG_BURST_GATHER: AVX-512 with gathers, where these are
- * quick. The same by one of them, for tests and benchmarks. -EOPNOTSUPP: this processor has no
- * such. */
+/* The instructions that a burst may use; XG_BURST_GATHER: AVX-512 with gathers. */
 enum xg_burst_isa { XG_BURST_ANY, XG_BURST_AVX2, XG_BURST_AVX512, XG_BURST_GATHER };
 
+/* The last of them that this processor has, and the one that bursts use. */
 enum xg_burst_isa xg_session_burst_widest(void);
+enum xg_burst_isa xg_session_burst_quickest(void);
+
+/* The same by one of them, for tests and benchmarks. -EOPNOTSUPP: this processor has no such. */
 int xg_session_table_find_burst_by(const struct xg_session_table *table, enum xg_burst_isa isa,
 				   const void *keys, unsigned int count, __u64 *metas);
 

@@ -63,9 +63,14 @@ static void ask_ours(struct contest *c, enum xg_burst_isa isa)
 	}
 }
 
-static void ask_widest(struct contest *c)
+static void ask_quickest(struct contest *c)
 {
-	ask_ours(c, xg_session_burst_widest());
+	ask_ours(c, xg_session_burst_quickest());
+}
+
+static void ask_gather(struct contest *c)
+{
+	ask_ours(c, XG_BURST_GATHER);
 }
 
 static void ask_avx512(struct contest *c)
@@ -134,15 +139,19 @@ struct entrant {
 
 static unsigned int entrants(const struct contest *c, struct entrant *list)
 {
+	const enum xg_burst_isa widest = xg_session_burst_widest();
+	const enum xg_burst_isa quickest = xg_session_burst_quickest();
 	unsigned int count = 0;
 
-	list[count++] = (struct entrant){ "ours", ask_widest };
+	list[count++] = (struct entrant){ "ours", ask_quickest };
 #ifdef WITH_DPDK
 	list[count++] = (struct entrant){ "rte_hash", ask_rte };
 #endif
-	if (xg_session_burst_widest() > XG_BURST_AVX512)
+	if (widest >= XG_BURST_GATHER && quickest != XG_BURST_GATHER)
+		list[count++] = (struct entrant){ "ours_gather", ask_gather };
+	if (widest >= XG_BURST_AVX512 && quickest != XG_BURST_AVX512)
 		list[count++] = (struct entrant){ "ours_avx512", ask_avx512 };
-	if (xg_session_burst_widest() > XG_BURST_AVX2)
+	if (quickest > XG_BURST_AVX2)
 		list[count++] = (struct entrant){ "ours_avx2", ask_avx2 };
 	list[count++] = (struct entrant){ "ours_any", ask_any };
 #ifdef WITH_CUCKOO

@@ -162,15 +162,23 @@ static void test_same_check_and_another_key(int family)
 {
 	struct xg_session_table *t = make(family, 64);
 	struct key key = key_of(family, 5);
-	__u64 *entry;
+	const size_t entry_bytes = (t->key_words + 1) * sizeof(__u64);
+	__u64 *entry, *neighbour;
 
 	assert(put(t, 5, 1, 0, 5) == 0);
 	entry = entry_at(t, xg_session_table_locate(t, key.words, hash_of(t, key.words)));
+	neighbour = entry + (XG_BUCKET_ENTRIES - 1) * (t->key_words + 1);
+	assert((size_t)(entry - t->memory) % (XG_BUCKET_ENTRIES * (t->key_words + 1)) == 0);
 	for (__u32 word = 0; word < t->key_words; word++) {
 		entry[word] ^= 1ull << 63;
 		assert(owner_of(t, 5) == -1);
 		entry[word] ^= 1ull << 63;
 		assert(owner_of(t, 5) == 1);
+		/* beside it in the bucket, it hides nothing */
+		memcpy(neighbour, entry, entry_bytes);
+		neighbour[word] ^= 1ull << 63;
+		assert(owner_of(t, 5) == 1);
+		memset(neighbour, 0, entry_bytes);
 	}
 	xg_session_table_destroy(t);
 }

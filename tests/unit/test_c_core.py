@@ -60,9 +60,11 @@ def test_the_codec_is_clean_under_address_and_undefined_sanitizers(tmp_path: Pat
     [
         ("session_table.c", "xg_session_table_prefetch", 3),  # a bucket of IPv6, the cold parts
         *(
-            ("session_burst.c", f"{step}6_{isa}", 2)
-            for step in ("plan", "take")
-            for isa in ("any", "avx2", "avx512")
+            ("session_burst.c", function, 4)  # two for first buckets, two for those to come
+            for function in (
+                *("plan6_any", "plan6_avx2", "plan6_avx512"),
+                *("probe6_any", "probe6_avx2", "probe6_pairs", "probe6_gather"),
+            )
         ),
     ],
 )
