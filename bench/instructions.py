@@ -23,7 +23,7 @@ FRAMES: Final = (64, 1500)
 CACHES: Final = ("--I1=32768,8,64", "--D1=49152,12,64", "--LL=33554432,16,64")
 PARTS: Final = {
     "forward": ("xg_forward_burst",),
-    "look up": ("xg_session_table_plan", "xg_session_table_take"),
+    "look up": tuple(f"xg_session_table_{step}" for step in ("plan", "probe", "take")),
 }
 NO_VALGRIND: Final = "no valgrind: `make bench-setup` installs it"
 

@@ -4,7 +4,7 @@
  * once, by one of two ways to read them.
  *
  * Pairs: loads of 16 bytes, the last words of an entry, put side by side. One that lies in 16
- * aligned bytes is never torn on a processor with AVX (Intel's and AMD's manuals).
+ * aligned bytes is never torn on a processor with AVX (Intel and AMD guarantee it).
  *
  * Gathers: of meta words alone, and of the keys that go with those whose check fits.
  *
