@@ -3,8 +3,7 @@
  * The burst look-up: hashes and compares many sessions at once, by the widest instructions.
  *
  * (reader) Follows the protocol of session_lookup.h, with the moves counted once a burst. A load of
- * more than 16 bytes only says where to look; key and meta word are then read whole, and decide. A
- * gather reads each word whole.
+ * more than 16 bytes only says where to look; key and meta word are then read whole, and decide.
  */
 #include "session_burst.h"
 #include "session_slots.h"

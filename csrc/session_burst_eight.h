@@ -3,8 +3,8 @@
  * The burst look-up's second step by AVX-512: eight sessions' first buckets are looked through at
  * once, by one of two ways to read them.
  *
- * Pairs: loads of 16 bytes, the last words of an entry, put side by side. One that lies in 16
- * aligned bytes is never torn on a processor with AVX (Intel and AMD guarantee it).
+ * Pairs: loads of 16 bytes, the last words of an entry, put side by side. That each of their words
+ * is whole is all that the protocol asks for (session_lookup.h); the two may be of different times.
  *
  * Gathers: of meta words alone, and of the keys that go with those whose check fits.
  *
@@ -26,7 +26,7 @@ struct pairs {
 };
 
 #define LOAD_PAIR(lanes, place) \
-	__asm__ volatile("vmovdqa %1, %x0" : "=v"(lanes) : "m"(*(const char(*)[16])(place)))
+	__asm__ volatile("vmovdqu64 %1, %x0" : "=v"(lanes) : "m"(*(const char(*)[16])(place)))
 #define ADD_PAIR(lanes, number, place) \
 	__asm__ volatile("vinserti64x2 %2, %1, %0, %0" \
 			 : "+v"(lanes) : "m"(*(const char(*)[16])(place)), "i"(number))
@@ -60,6 +60,7 @@ EIGHT_TARGET XG_INLINE void choose(struct chosen *chosen, __mmask8 same, __m512i
 {
 	const long long entry_bytes = (key_words + 1) * (long long)sizeof(__u64);
 
+	same &= ~chosen->matched;	/* of two, the first, as everywhere */
 	if (slot == 0)
 		chosen->beyond = _mm512_test_epi64_mask(meta, _mm512_set1_epi64(BEYOND));
 	else
@@ -152,6 +153,15 @@ EIGHT_TARGET XG_INLINE __mmask8 has_flag(__m512i state, __u64 flag)
 	return _mm512_test_epi64_mask(state, _mm512_set1_epi64((long long)STATE(flag)));
 }
 
+/* Eight loads, as gathers are slow on some processors. */
+EIGHT_TARGET XG_INLINE __m512i states_of(const struct xg_owner_state *owners, const __u64 *metas)
+{
+#define STATE_OF(i) ((long long)XG_LOAD64(&owners[xg_meta_owner(metas[i])]))
+	return _mm512_setr_epi64(STATE_OF(0), STATE_OF(1), STATE_OF(2), STATE_OF(3), STATE_OF(4),
+				 STATE_OF(5), STATE_OF(6), STATE_OF(7));
+#undef STATE_OF
+}
+
 /* xg_meta_valid() of eight meta words, as leave_valid() in session_burst_body.h. */
 EIGHT_TARGET XG_INLINE void leave_valid8(const struct xg_owner_state *owners, __u64 *metas)
 {
@@ -159,7 +169,7 @@ EIGHT_TARGET XG_INLINE void leave_valid8(const struct xg_owner_state *owners, __
 	__m512i meta = _mm512_load_si512(metas);
 	__m512i owner = _mm512_and_si512(_mm512_srli_epi64(meta, XG_META_OWNER_SHIFT),
 					 _mm512_set1_epi64(0xffff));
-	__m512i state = GATHER(owners, _mm512_slli_epi64(owner, 3));
+	__m512i state = states_of(owners, metas);
 	__m512i epoch = _mm512_and_si512(_mm512_srli_epi64(meta, XG_META_EPOCH_SHIFT), byte);
 	__m512i before = _mm512_sub_epi64(state, _mm512_set1_epi64(1));
 	__mmask8 valid = _mm512_cmpeq_epi64_mask(epoch, _mm512_and_si512(before, byte)) &
@@ -172,11 +182,9 @@ EIGHT_TARGET XG_INLINE void leave_valid8(const struct xg_owner_state *owners, __
 	_mm512_store_si512(metas, _mm512_maskz_mov_epi64(valid, meta));
 }
 
-typedef __mmask8 (*probe8)(const char *memory, struct xg_burst_plan *plan, const int key_words,
-			   unsigned int at);
-
-EIGHT_TARGET XG_INLINE void probe_by(const probe8 probe, const struct xg_session_table *t,
-				     struct xg_burst_plan *plan, const int key_words)
+EIGHT_TARGET XG_INLINE void probe_eights(const struct xg_session_table *t,
+					 struct xg_burst_plan *plan, const int key_words,
+					 const bool by_gathers)
 {
 	const char *memory = (const char *)t->memory;
 	const unsigned int count = plan->count;
@@ -185,8 +193,12 @@ EIGHT_TARGET XG_INLINE void probe_by(const probe8 probe, const struct xg_session
 	note_moves(t, plan);
 	plan->torn = 0;
 	for (unsigned int at = 0; at < count; at += LANES) {
+		__mmask8 beyond;
+
 		call_ahead(memory, plan, key_words, at, LANES);
-		rest |= (__u64)probe(memory, plan, key_words, at) << at;
+		beyond = by_gathers ? probe8_gather(memory, plan, key_words, at) :
+				      probe8_pairs(memory, plan, key_words, at);
+		rest |= (__u64)beyond << at;
 	}
 	plan->rest = rest & (count < XG_BURST_MAX ? (1ull << count) - 1 : ~0ull);
 	call_rest(t, plan, key_words);
@@ -194,17 +206,17 @@ EIGHT_TARGET XG_INLINE void probe_by(const probe8 probe, const struct xg_session
 		leave_valid8(t->owners, &plan->metas[at]);
 }
 
-#define PROBE(family, key_words, way) \
-	EIGHT_TARGET static void probe##family##_##way(const struct xg_session_table *t, \
-						       struct xg_burst_plan *plan) \
+#define PROBE(name, key_words, by_gathers) \
+	EIGHT_TARGET static void name(const struct xg_session_table *t, \
+				      struct xg_burst_plan *plan) \
 	{ \
-		probe_by(probe8_##way, t, plan, key_words); \
+		probe_eights(t, plan, key_words, by_gathers); \
 	}
 
-PROBE(4, 1, pairs)
-PROBE(6, 3, pairs)
-PROBE(4, 1, gather)
-PROBE(6, 3, gather)
+PROBE(probe4_pairs, 1, false)
+PROBE(probe6_pairs, 3, false)
+PROBE(probe4_gather, 1, true)
+PROBE(probe6_gather, 3, true)
 
 #undef EIGHT_TARGET
 #undef GATHER
