@@ -392,8 +392,8 @@ static void test_next_of_owner(int family)
 static void test_adopt(int family)
 {
 	size_t len = xg_session_table_bytes(family, 64);
-	void *memory = aligned_alloc(64, len);
-	struct xg_table_header *header = memory;
+	__u64 *whole = aligned_alloc(64, len + 64), *memory = whole + 1; /* a word's alignment */
+	struct xg_table_header *header = (struct xg_table_header *)memory;
 	struct xg_session_table *t;
 	struct key key = key_of(family, 3);
 	__u64 hash, moves, meta;
@@ -404,7 +404,7 @@ static void test_adopt(int family)
 	assert(xg_session_table_create(&t, family, 64, memory, len, owners, hash_key) == 0);
 	for (__u64 i = 0; i < 50; i++)
 		assert(put(t, i, 1, 0, 0) == 0);
-	assert(put(t, 60, 9, 0, 0) == 0);
+	assert(put(t, 60, 9, 0, 0) == 0 && owner_of(t, 60) == 9);
 	hash = xg_session_table_hash(t, key.words);
 	copy = free_slot_in(t, xg_hash_bucket2(hash, t->buckets));
 	go_beyond(t, xg_hash_bucket1(hash, t->buckets));
@@ -425,7 +425,7 @@ static void test_adopt(int family)
 	assert(xg_session_table_used(t) == 49);
 	check_places(t);
 	xg_session_table_destroy(t);
-	free(memory);
+	free(whole);
 }
 
 /* What a new agent makes of an adopted table: nothing of it is lost but marks and void entries,
