@@ -21,6 +21,8 @@
 #define BEYOND ((long long)((__u64)XG_META_BEYOND << XG_META_FLAGS_SHIFT))
 /* A flag of struct xg_owner_state, in the word that it is read as. */
 #define STATE(flag) ((__u64)(flag) << 8)
+/* Of the owner in meta word `i`; plain loads, as gathers are slow on some processors. */
+#define STATE_OF(i) XG_LOAD64(&owners[xg_meta_owner(metas[i])])
 #define NO_MATCH_BIT 16	/* 64-bit words of the longer bucket */
 #define NO_MATCH (1u << NO_MATCH_BIT)
 
@@ -159,6 +161,11 @@ XG_INLINE lanes_any times_any(lanes_any words, __u32 factor)
 	return (words & 0xffffffff) * factor;
 }
 
+XG_INLINE lanes_any states_any(const struct xg_owner_state *owners, const __u64 *metas)
+{
+	return (lanes_any){ STATE_OF(0), STATE_OF(1) };
+}
+
 XG_INLINE __u32 match4_any(const __u64 *bucket, __u64 key, __u64 used)
 {
 	__u32 match = 0;
@@ -207,6 +214,13 @@ XG_TARGET XG_INLINE lanes_avx512 times_avx512(lanes_avx512 words, __u32 factor)
 	return (lanes_avx512)_mm512_mul_epu32((__m512i)words, _mm512_set1_epi64(factor));
 }
 
+XG_TARGET XG_INLINE lanes_avx512 states_avx512(const struct xg_owner_state *owners,
+					       const __u64 *metas)
+{
+	return (lanes_avx512){ STATE_OF(0), STATE_OF(1), STATE_OF(2), STATE_OF(3),
+			       STATE_OF(4), STATE_OF(5), STATE_OF(6), STATE_OF(7) };
+}
+
 XG_TARGET XG_INLINE __u32 match4_avx512(const __u64 *bucket, __u64 key, __u64 used)
 {
 	const __m512i mask = _mm512_mask_set1_epi64(_mm512_set1_epi64(-1), 0xaa,
@@ -253,6 +267,11 @@ typedef __u64 lanes_avx2 __attribute__((vector_size(4 * sizeof(__u64))));
 XG_TARGET XG_INLINE lanes_avx2 times_avx2(lanes_avx2 words, __u32 factor)
 {
 	return (lanes_avx2)_mm256_mul_epu32((__m256i)words, _mm256_set1_epi64x(factor));
+}
+
+XG_TARGET XG_INLINE lanes_avx2 states_avx2(const struct xg_owner_state *owners, const __u64 *metas)
+{
+	return (lanes_avx2){ STATE_OF(0), STATE_OF(1), STATE_OF(2), STATE_OF(3) };
 }
 
 XG_TARGET XG_INLINE __u32 same_avx2(const __u64 *words, __m256i mask, __m256i want)

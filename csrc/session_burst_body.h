@@ -4,9 +4,9 @@
  *
  * It defines XG_ISA(name), XG_TARGET, XG_LANES (how many sessions are hashed at once), the vector
  * XG_ISA(lanes) of so many words, XG_ISA(times) to multiply the lower half of each by a number of
- * 32 bits, and two functions that say where in a bucket a session may lie: XG_ISA(match4) and
- * XG_ISA(match6). No branch depends on what is found: a wrong guess costs more than the rest of a
- * look-up.
+ * 32 bits, XG_ISA(states) to read the states of so many owners, and two functions that say where in
+ * a bucket a session may lie: XG_ISA(match4) and XG_ISA(match6). No branch depends on what is
+ * found: a wrong guess costs more than the rest of a look-up.
  */
 
 /* SipHash-1-3 (siphash.h) of XG_LANES sessions at once, and what follows from it. */
@@ -47,8 +47,7 @@ XG_TARGET XG_INLINE void XG_ISA(leave_valid)(const struct xg_owner_state *owners
 	XG_ISA(lanes) meta, state, epoch, known, previous;
 
 	memcpy(&meta, metas, sizeof(meta));
-	for (unsigned int i = 0; i < XG_LANES; i++)
-		state[i] = XG_LOAD64(&owners[xg_meta_owner(metas[i])]);
+	state = XG_ISA(states)(owners, metas);
 	epoch = meta >> XG_META_EPOCH_SHIFT & 0xff;
 	known = -(state / STATE(XG_OWNER_ACTIVE) & 1);
 	previous = -(state / STATE(XG_OWNER_PREVIOUS) & 1);

@@ -148,40 +148,6 @@ EIGHT_TARGET XG_INLINE __mmask8 probe8_gather(const char *memory, struct xg_burs
 	return put_chosen(plan, at, &chosen, differs);
 }
 
-EIGHT_TARGET XG_INLINE __mmask8 has_flag(__m512i state, __u64 flag)
-{
-	return _mm512_test_epi64_mask(state, _mm512_set1_epi64((long long)STATE(flag)));
-}
-
-/* Eight loads, as gathers are slow on some processors. */
-EIGHT_TARGET XG_INLINE __m512i states_of(const struct xg_owner_state *owners, const __u64 *metas)
-{
-#define STATE_OF(i) ((long long)XG_LOAD64(&owners[xg_meta_owner(metas[i])]))
-	return _mm512_setr_epi64(STATE_OF(0), STATE_OF(1), STATE_OF(2), STATE_OF(3), STATE_OF(4),
-				 STATE_OF(5), STATE_OF(6), STATE_OF(7));
-#undef STATE_OF
-}
-
-/* xg_meta_valid() of eight meta words, as leave_valid() in session_burst_body.h. */
-EIGHT_TARGET XG_INLINE void leave_valid8(const struct xg_owner_state *owners, __u64 *metas)
-{
-	const __m512i byte = _mm512_set1_epi64(0xff);
-	__m512i meta = _mm512_load_si512(metas);
-	__m512i owner = _mm512_and_si512(_mm512_srli_epi64(meta, XG_META_OWNER_SHIFT),
-					 _mm512_set1_epi64(0xffff));
-	__m512i state = states_of(owners, metas);
-	__m512i epoch = _mm512_and_si512(_mm512_srli_epi64(meta, XG_META_EPOCH_SHIFT), byte);
-	__m512i before = _mm512_sub_epi64(state, _mm512_set1_epi64(1));
-	__mmask8 valid = _mm512_cmpeq_epi64_mask(epoch, _mm512_and_si512(before, byte)) &
-			 has_flag(state, XG_OWNER_PREVIOUS);
-
-	valid |= _mm512_cmpeq_epi64_mask(epoch, _mm512_and_si512(state, byte));
-	valid &= has_flag(state, XG_OWNER_ACTIVE);
-	valid |= _mm512_cmpeq_epi64_mask(owner, _mm512_set1_epi64(XG_HOST_UNOWNED));
-	meta = _mm512_and_si512(meta, _mm512_set1_epi64((long long)~PLACES));
-	_mm512_store_si512(metas, _mm512_maskz_mov_epi64(valid, meta));
-}
-
 EIGHT_TARGET XG_INLINE void probe_eights(const struct xg_session_table *t,
 					 struct xg_burst_plan *plan, const int key_words,
 					 const bool by_gathers)
@@ -203,7 +169,7 @@ EIGHT_TARGET XG_INLINE void probe_eights(const struct xg_session_table *t,
 	plan->rest = rest & (count < XG_BURST_MAX ? (1ull << count) - 1 : ~0ull);
 	call_rest(t, plan, key_words);
 	for (unsigned int at = 0; at < count; at += LANES)
-		leave_valid8(t->owners, &plan->metas[at]);
+		leave_valid_avx512(t->owners, &plan->metas[at]);
 }
 
 #define PROBE(name, key_words, by_gathers) \
